@@ -1,0 +1,50 @@
+# make app    sets everything up and opens the dashboard
+# make test   sets everything up, then style, types and all tests
+# make lint   style and types only
+# make zoo    retrains the shipped checkpoints; goes on where it was stopped
+#
+# Variables: PYTHON (3.11 or newer), VENV, PORT, CHECKPOINTS (a folder of checkpoints to show instead of
+# the shipped ones), PYTEST_ARGS.
+
+PYTHON      ?= python3
+VENV        ?= .venv
+PORT        ?= 8501
+CHECKPOINTS ?=
+PYTEST_ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: app test lint zoo
+.DEFAULT_GOAL := app
+
+app: $(VENV)/.ready
+	$(if $(CHECKPOINTS),BCDNET_CHECKPOINTS='$(CHECKPOINTS)') $(VENV)/bin/streamlit run app/main.py --server.port $(PORT)
+
+test: lint
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.ready-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+zoo: $(VENV)/.ready
+	$(VENV)/bin/python -m bcdnet.training.zoo
+
+# The stamps are renewed when a requirement changes, and only then.
+$(VENV)/.ready: requirements.txt pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --requirement requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+	$(VENV)/bin/python -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "$(PYTHON) was not found: install Python 3.11 or newer, or name one with 'make PYTHON=/path/to/python3.11'." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is $$($(PYTHON) -c 'import platform; print(platform.python_version())'), but 3.11 or newer is needed: name one with 'make PYTHON=/path/to/python3.11'." >&2; exit 1; }
+	@echo "Setting up $(VENV); the first time takes a few minutes."
+	@$(PYTHON) -m venv $(VENV) || { \
+	  rm -f $(VENV)/bin/python*; echo "No virtual environment could be made: on Debian and Ubuntu, install the package python3-venv." >&2; exit 1; }
