@@ -1,0 +1,270 @@
+"""What binarization does to a trained network: its error, its bits, its thresholds.
+
+Weights are judged by their latent values, so every function works at any precision: at 32/1 and 32/32 it tells what
+binarizing the weights as they are would do.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from analysis.receptive_field import evaluating
+from analysis.sampling import branch_labels
+from bcdnet.binarize import sign, weight_scale
+from bcdnet.layers import BinaryConv2d, BinaryMLP
+from bcdnet.model import Network
+
+#: Exchange distance of a branch, nearest first.
+_DISTANCE = {"point": 0, "short": 1, "long": 2}
+
+
+def binary_weights(model: Network) -> Iterator[tuple[str, str, Tensor]]:
+    """(layer, branch, latent weights (C_out, C_in, k, k)) of every binary product, in order, detached."""
+    for layer, unit in model.residual_units():
+        if isinstance(unit.op, BinaryMLP):
+            for label, branch in zip(branch_labels(unit.op), unit.op.branches, strict=True):
+                yield layer, label, branch.get_parameter("weight").detach()
+        elif isinstance(unit.op, BinaryConv2d):
+            yield layer, "conv", unit.op.weight.detach()
+
+
+def binarization_error(model: Network) -> pd.DataFrame:
+    """Error of replacing latent weights by their scaled signs, per layer and branch (paper, Eq. 23 and Fig. 6).
+
+    ``l1 = (1/n) sum_i |W_i - alpha_o(i) sign(W_i)|`` with ``alpha_o = mean |W_o|`` of the output channel.
+
+    Returns:
+        Columns ``layer``; ``group``, the block or group of MLPs it belongs to; ``branch``; ``l1``; ``mse``, the mean
+        square of the same differences; ``relative = l1 / mean |W|``, free of the weights' scale; ``n`` weights.
+        Layers with real weights by design have no row.
+    """
+    rows = []
+    for layer, branch, weight in binary_weights(model):
+        weight = weight.to(torch.float64)
+        difference = weight - weight_scale(weight) * sign(weight)
+        l1, magnitude = float(difference.abs().mean()), float(weight.abs().mean())
+        rows.append(
+            {
+                "layer": layer,
+                "group": layer.split(".")[0].rpartition("_")[0] or layer.split(".")[0],
+                "branch": branch,
+                "l1": l1,
+                "mse": float(difference.square().mean()),
+                "relative": l1 / magnitude if magnitude else 0.0,
+                "n": weight.numel(),
+            }
+        )
+    return pd.DataFrame(rows, columns=["layer", "group", "branch", "l1", "mse", "relative", "n"])
+
+
+def branch_order(errors: pd.DataFrame, measure: str = "l1") -> pd.DataFrame:
+    """Check per layer what the paper reports: the error falls with the branch's distance, point > short > long.
+
+    Args:
+        errors: from :func:`binarization_error`.
+        measure: "l1" (the paper's), "mse" or "relative".
+
+    Returns:
+        One row per layer with branches of at least two distances: ``layer``, ``group``, ``order`` (branches by falling
+        error, e.g. "point > long > short") and ``as_paper``: whether every nearer branch has a strictly larger error
+        than every farther one.
+    """
+    rows = []
+    for (layer, group), part in errors.groupby(["layer", "group"], sort=False):
+        distance = part.branch.str.split().str[0].map(_DISTANCE)
+        if distance.nunique() < 2:
+            continue
+        pairs = [(d, e) for d, e in zip(distance, part[measure], strict=True)]
+        rows.append(
+            {
+                "layer": layer,
+                "group": group,
+                "order": " > ".join(part.sort_values(measure, ascending=False).branch),
+                "as_paper": all(near > far for d1, near in pairs for d2, far in pairs if d1 < d2),
+            }
+        )
+    return pd.DataFrame(rows, columns=["layer", "group", "order", "as_paper"])
+
+
+def weight_statistics(model: Network, near_zero: float = 0.1) -> pd.DataFrame:
+    """What the binary weights of each layer and branch look like.
+
+    Args:
+        model: any network of the library.
+        near_zero: a latent weight is near zero if ``|W| < near_zero * alpha`` of its output channel.
+
+    Returns:
+        Columns ``layer``, ``branch``; ``positive``: share of +1; ``near_zero``: share of latent weights so small that
+        a little more training may flip them; ``alpha_mean``, ``alpha_std`` over the output channels (population);
+        ``entropy`` in bits per weight, ``-p log2 p - (1-p) log2 (1-p)`` with p the share of +1; ``n`` weights.
+    """
+    rows = []
+    for layer, branch, weight in binary_weights(model):
+        alpha = weight_scale(weight)
+        positive = float((weight >= 0).double().mean())
+        rows.append(
+            {
+                "layer": layer,
+                "branch": branch,
+                "positive": positive,
+                "near_zero": float((weight.abs() < near_zero * alpha).double().mean()),
+                "alpha_mean": float(alpha.double().mean()),
+                "alpha_std": float(alpha.double().std(correction=0)),
+                "entropy": float(_entropy(np.array(positive))),
+                "n": weight.numel(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _entropy(p: NDArray) -> NDArray[np.float64]:
+    """Entropy in bits of a bit that is +1 with probability p; 0 at p = 0 and p = 1."""
+    q = np.stack([p, 1 - p]).astype(float)
+    return -(q * np.log2(np.where(q > 0, q, 1))).sum(0)
+
+
+def activation_statistics(model: Network, x: Tensor) -> pd.DataFrame:
+    """What reaches the sign of each layer, for a batch of images.
+
+    Args:
+        model: any network of the library, run in eval mode; at real precisions, the bits that a sign would give.
+        x: normalised images (N, C, H, W).
+
+    Returns:
+        One row per layer with a sign: ``layer``; ``positive``: share of +1; ``entropy`` in bits, mean over channels,
+        of the channel's share of +1; ``magnitude``: mean ``|x + b - threshold|``; ``clipped``: share of values outside
+        [-1, 1), through which the straight-through estimator passes no gradient; ``constant``: share of channels
+        whose bit is the same everywhere and in every image.
+
+    Raises:
+        InputError: images of a shape the network cannot take.
+    """
+    rows = []
+    for layer, (values, _) in _before_sign(model, x).items():
+        bits = (values >= 0).double().transpose(0, 1).flatten(1).mean(1).cpu().numpy()  # share of +1 per channel
+        rows.append(
+            {
+                "layer": layer,
+                "positive": float(bits.mean()),
+                "entropy": float(_entropy(bits).mean()),
+                "magnitude": float(values.abs().double().mean()),
+                "clipped": float(((values < -1) | (values >= 1)).double().mean()),
+                "constant": float(((bits == 0) | (bits == 1)).mean()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def thresholds(model: Network, x: Tensor | None = None) -> pd.DataFrame:
+    """Thresholds of every sign: a bit is +1 where the map is at least ``-b + dynamic``.
+
+    Args:
+        model: any network of the library.
+        x: normalised images (N, C, H, W). With them, layers that have a context embedding get one row per image.
+
+    Returns:
+        Columns ``layer``, ``channel``; ``image``, -1 where the threshold is the same for every image; ``static = -b``;
+        ``dynamic``, what the embedding adds (0 without one; NaN where it has one but no image is given); ``total``.
+
+    Raises:
+        InputError: images of a shape the network cannot take.
+    """
+    seen = {} if x is None else _before_sign(model, x)
+    parts = []
+    for layer, unit in model.residual_units():
+        if unit.sign is None:
+            continue
+        static = -unit.sign.bias.detach().double().cpu().numpy()  # (C,)
+        if unit.embedding is None:
+            dynamic, first = np.zeros((1, len(static))), -1
+        elif layer in seen and (added := seen[layer][1]) is not None:
+            dynamic, first = added.double().cpu().numpy(), 0  # (N, C)
+        else:
+            dynamic, first = np.full((1, len(static)), np.nan), -1
+        images, channels = dynamic.shape
+        parts.append(
+            pd.DataFrame(
+                {
+                    "layer": layer,
+                    "channel": np.tile(np.arange(channels), images),
+                    "image": np.repeat(np.arange(first, first + images), channels),
+                    "static": np.tile(static, images),
+                    "dynamic": dynamic.ravel(),
+                }
+            )
+        )
+    frame = pd.concat(parts, ignore_index=True)
+    return frame.assign(total=frame.static + frame.dynamic)
+
+
+def _before_sign(model: Network, x: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """(values the sign sees, dynamic threshold) of every RSign in one pass of eval mode."""
+    seen = {}
+    with _recording_signs(model) as inputs, evaluating(model), torch.no_grad():
+        model(x)
+    for layer, (value, threshold) in inputs.items():
+        shift = model.units.get_submodule(layer).get_parameter("sign.bias").detach()
+        shift = shift if threshold is None else shift - threshold
+        seen[layer] = (value + shift[..., None, None], threshold)
+    return seen
+
+
+@contextmanager
+def _recording_signs(model: Network) -> Iterator[dict[str, tuple[Tensor, Tensor | None]]]:
+    """Collect the arguments of every RSign; the hooks are gone afterwards, also after an error."""
+    inputs: dict[str, tuple[Tensor, Tensor | None]] = {}
+    handles = []
+    try:
+        for layer, unit in model.residual_units():
+            if unit.sign is not None:
+
+                def record(module: torch.nn.Module, args: tuple, layer: str = layer) -> None:
+                    inputs[layer] = (args[0], args[1] if len(args) > 1 else None)
+
+                handles.append(unit.sign.register_forward_pre_hook(record))
+        yield inputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class LatentWeights:
+    """Weights of one product, each array (C_out, C_in, k, k) but ``alpha`` (C_out,).
+
+    ``latent`` is what training updates, ``sign`` its bits, ``scaled = alpha * sign`` what a binary layer multiplies by.
+    """
+
+    latent: NDArray
+    sign: NDArray
+    scaled: NDArray
+    alpha: NDArray
+
+
+def latent_weights(model: Network, layer: str, branch: str | None = None) -> LatentWeights:
+    """Latent, binary and scaled weights of a layer.
+
+    Args:
+        model: any network of the library.
+        layer: name of a residual unit, e.g. "mlp1_1".
+        branch: one of its branches; None: all, stacked along the output channels.
+
+    Raises:
+        ValueError: no such layer or branch, or a layer whose weights are real by design.
+    """
+    found = {b: weight for name, b, weight in binary_weights(model) if name == layer}
+    if not found:
+        raise ValueError(f"the network has no layer {layer!r} with binary weights.")
+    if branch is not None and branch not in found:
+        raise ValueError(f"layer {layer} has the branches {', '.join(found)}, not {branch!r}.")
+    weight = torch.cat(list(found.values())) if branch is None else found[branch]
+    bits, alpha = sign(weight), weight_scale(weight)
+    # Copies: the caller must not be able to write into the network.
+    latent, bits_, scaled = (t.cpu().numpy().copy() for t in (weight, bits, alpha * bits))
+    return LatentWeights(latent, bits_, scaled, alpha.flatten().cpu().numpy())
