@@ -4,6 +4,8 @@ Every binarization in the project, in training graphs, reference operators and p
 convention: ``sign(0) = +1``, because a bit has no third state.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,24 +18,24 @@ def sign(x: Tensor) -> Tensor:
 
 class _ActivationSign(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return sign(x)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return x.abs().mul_(-2).add_(2).clamp_(min=0).mul_(grad)
 
 
 class _WeightSign(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, weight: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(weight)
         return sign(weight).mul_(scale)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (weight,) = ctx.saved_tensors
         return grad * (weight.abs() <= 1), None
 

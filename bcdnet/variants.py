@@ -34,7 +34,7 @@ class Config:
         branches: letters P, S, L: the branches of every binary MLP (Table 6).
         long_range: distance of the long branch in tokens, or "half" of the actual map.
         embedding_ratio: reduction r of the dynamic context embeddings in the convolution stage; None: no embeddings.
-        doubling_groups: None: the 1x1 convolutions that double the channels are binary; else real with that many groups.
+        doubling_groups: of the 1x1 convolutions that double the channels, which are then real; None: they are binary.
         heads: 2 adds ``fc_dist``, which learns the teacher; inference averages both.
         precision: weights/activations in bits: 32/32 (twin), 32/1 (training step 1), 1/1 (step 2), 1/32.
     """
@@ -64,27 +64,44 @@ class Config:
     precision: str = "1/1"
 
     def __post_init__(self) -> None:
-        size = self.image_size
-        if isinstance(size, int):
-            size = (size, size)
-        object.__setattr__(self, "image_size", tuple(size))
-        for name in ("channels", "blocks", "strides", "mlp_stages"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        self._check()
+        try:
+            size = self.image_size
+            if isinstance(size, int):
+                size = (size, size)
+            object.__setattr__(self, "image_size", tuple(size))
+            for name in ("channels", "blocks", "strides", "mlp_stages"):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+            self._check()
+        except (TypeError, OverflowError) as error:  # a text where a number belongs, a list of lists, infinity ...
+            raise ConfigError(f"a field of {self.name!r} has a value of the wrong kind ({error}).") from error
 
     def _check(self) -> None:
         def require(ok: bool, sentence: str) -> None:
             if not ok:
                 raise ConfigError(sentence)
 
-        require(self.family in ("mobile", "resnet", "mixer"), f"family must be mobile, resnet or mixer, not {self.family!r}.")
-        require(self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}.")
+        require(
+            self.family in ("mobile", "resnet", "mixer"),
+            f"family must be mobile, resnet or mixer, not {self.family!r}.",
+        )
+        require(
+            self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}."
+        )
         require(self.replacement in ("mlp", "mixer"), f"replacement must be mlp or mixer, not {self.replacement!r}.")
         require(self.heads in (1, 2), f"heads must be 1 or 2, not {self.heads!r}.")
-        positive = ("in_channels", "num_classes", "width", "stem_channels", "stem_stride", "mlps_per_conv", "mixer_ratio")
+        positive = (
+            "in_channels",
+            "num_classes",
+            "width",
+            "stem_channels",
+            "stem_stride",
+            "mlps_per_conv",
+            "mixer_ratio",
+        )
         for name in positive:
             value = getattr(self, name)
-            require(isinstance(value, int | float) and value > 0, f"{name} must be positive, not {value!r}.")
+            kinds = int | float if name == "width" else int
+            require(isinstance(value, kinds) and value > 0, f"{name} must be a positive number, not {value!r}.")
         require(
             len(self.image_size) == 2 and all(isinstance(s, int) and s > 0 for s in self.image_size),
             f"image_size must be one or two positive numbers of pixels, not {self.image_size!r}.",
@@ -116,12 +133,15 @@ class Config:
         require(self.mlp_groups >= 0, f"mlp_groups must not be negative, it is {self.mlp_groups}.")
         for ratio in ("embedding_ratio", "doubling_groups"):
             value = getattr(self, ratio)
-            require(value is None or (isinstance(value, int) and value > 0), f"{ratio} must be positive, not {value!r}.")
+            require(
+                value is None or (isinstance(value, int) and value > 0), f"{ratio} must be positive, not {value!r}."
+            )
         if self.family == "mobile":
             previous = self.stem_channels
             for c in self.channels:
                 require(
-                    c == previous or c == 2 * previous, f"the mobile family keeps or doubles its channels; {previous} to {c} does neither."
+                    c == previous or c == 2 * previous,
+                    f"the mobile family keeps or doubles its channels; {previous} to {c} does neither.",
                 )
                 previous = c
         every = [self.scaled(c) for c in (self.stem_channels, *self.channels)]
@@ -216,7 +236,9 @@ VARIANTS: dict[str, Config] = {
         _REACTNET_18,
         _BCDNET_A_18,
         replace(_BCDNET_A_18, name="bcdnet_b_18", embedding_ratio=4),
-        Config("mlp_mixer_s", family="mixer", stem_channels=512, stem_stride=16, channels=(512,), blocks=(8,), strides=(1,)),
+        Config(
+            "mlp_mixer_s", family="mixer", stem_channels=512, stem_stride=16, channels=(512,), blocks=(8,), strides=(1,)
+        ),
         replace(_REACTNET_18, name="resnet_mixer_18", mlp_stages=(4,), replacement="mixer", mlps_per_conv=1),
     )
 }
