@@ -1,0 +1,226 @@
+"""The console script ``bcdnet``.
+
+Results go to stdout, as tables or, with ``--json``, as exactly one JSON document; progress and complaints go to
+stderr. Exit status: 0, 1 for a run that failed, 2 for bad usage or bad input, with one sentence and no traceback.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from bcdnet import evaluate as evaluation
+from bcdnet.checkpoint import load, save
+from bcdnet.cost import network_cost
+from bcdnet.data import ImageError, decode_image, open_dataset
+from bcdnet.published import KeyMismatch, import_published
+from bcdnet.variants import VARIANTS, get_config
+
+ENGINES = ("float",)
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Checkpoint = Annotated[Path, typer.Argument(metavar="CKPT", help="A .safetensors checkpoint.")]
+Engine = Annotated[str, typer.Option(metavar="|".join(ENGINES), help="What computes the logits.")]
+
+
+class UsageError(ValueError):
+    """An option's value that this release does not take."""
+
+
+@app.callback(help="Binary networks of the BCDNet family: list, count, import, run, measure and train them.")
+def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    pass  # main() looks for --debug itself, because usage errors come before any callback
+
+
+@app.command("list")
+def list_variants(as_json: Json = False) -> None:
+    """The variants, with their numbers of parameters."""
+    rows = []
+    for name, config in VARIANTS.items():
+        cost = network_cost(config)
+        size = config.image_size[0] if len(set(config.image_size)) == 1 else list(config.image_size)
+        counts = {"params": cost.params, "binary_params": cost.binary_params}
+        rows.append({"name": name, "family": config.family, "image_size": size, **counts})
+    _show(rows, as_json, lambda: _table(rows))
+
+
+@app.command()
+def ops(
+    variant: Annotated[str, typer.Argument(metavar="VARIANT", help="A name from `bcdnet list`.")],
+    image_size: Annotated[int, typer.Option(help="Side of the square image in pixels.")] = 224,
+    num_classes: Annotated[int, typer.Option(help="Outputs of the head.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Operations and parameters of a variant, in total and per layer: plain counts for one image."""
+    cost = network_cost(get_config(variant, image_size=image_size, num_classes=num_classes))
+    layers = [asdict(layer) | {"bits": layer.bits, "flops": layer.flops} for layer in cost.layers]
+    document = {"bops": cost.bops, "flops": cost.flops, "ops": cost.ops, "layers": layers}
+
+    def human() -> None:
+        shown = ("name", "kind", "output", "params", "binary_params", "bops", "macs", "elementwise")
+        _table([{key: layer[key] for key in shown} for layer in layers])
+        for convention in ("full", "conv_fc"):
+            flops, total = cost.flops[convention], cost.ops[convention]
+            print(f"{convention:8} BOPs {cost.bops:,}   FLOPs {flops:,}   OPs = BOPs/64 + FLOPs {total:,.0f}")
+
+    _show(document, as_json, human)
+
+
+@app.command("import")
+def import_checkpoint(
+    src: Annotated[Path, typer.Argument(metavar="SRC", help="A published .pth or .pth.tar file.")],
+    variant: Annotated[str, typer.Option(help="reactnet_a, bcdnet_a or reactnet_18.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.safetensors", help="The checkpoint to write.")],
+    precision: Annotated[str, typer.Option(metavar="1/1|32/1", help="Training step 2 is 1/1, step 1 is 32/1.")] = "1/1",
+    num_classes: Annotated[int, typer.Option(help="Outputs of each head.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Turn a published checkpoint into one of this project; every name in it must match."""
+    try:
+        model, report = import_published(src, variant, precision, num_classes=num_classes)
+    except KeyMismatch as error:
+        # The sentence names a few keys; the document lists every one.
+        _show(asdict(error.report), as_json, lambda: None)
+        raise
+    save(model, out, model.card)
+    _show(asdict(report), as_json, lambda: print(f"{len(report.loaded)} tensors loaded; wrote {out}."))
+
+
+@app.command()
+def predict(
+    checkpoint: Checkpoint,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, WebP, GIF, BMP or TIFF.")],
+    engine: Engine = "float",
+    topk: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Classify pictures."""
+    _check_engine(engine)
+    model = load(checkpoint)
+    preprocess, names = evaluation.model_preprocess(model), evaluation.class_names(model)
+    document = []
+    for path in images:
+        try:
+            decoded = decode_image(path)
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from error
+        with torch.no_grad():
+            logits = model(preprocess.tensor(decoded.image)[None])[0]
+        best = logits.softmax(0).topk(min(topk, len(names)))
+        top = [
+            {"label": names[index], "index": index, "probability": probability}
+            for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+        document.append({"image": str(path), "top": top, "logits": logits.tolist()})
+
+    def human() -> None:
+        for row in document:
+            _table(row["top"], title=row["image"])
+
+    _show(document, as_json, human)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Checkpoint,
+    data: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="fashion-mnist, or a folder of class folders.")],
+    engine: Engine = "float",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """Measure the accuracy on a test set, in percent, with a 95 % interval (Wilson) of top-1."""
+    _check_engine(engine)
+    model, dataset = load(checkpoint), open_dataset(data)
+    for note in dataset.notes:
+        print(note, file=sys.stderr)
+    with tqdm(total=len(dataset), unit="image", file=sys.stderr, disable=None, leave=False) as bar:
+        result = evaluation.evaluate(model, dataset, batch_size, lambda done, _: bar.update(done - bar.n))
+    document = {"top1": result.top1, "top5": result.top5, "n": result.n, "ci95": list(result.ci95)}
+    low, high = result.ci95
+    sentence = f"top-1 {result.top1:.2f} % [{low:.2f}, {high:.2f}], top-5 {result.top5:.2f} %, {result.n:,} images"
+    _show(document, as_json, lambda: print(sentence))
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="A file like those in recipes/.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe; repeatable.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Folder of the run to go on with.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a network by a recipe."""
+    from bcdnet.training import run  # here, because Lightning takes seconds to import
+
+    # Trainers print where they like; stdout is for the result.
+    with redirect_stdout(sys.stderr):
+        outcome = run.train(recipe, list(overrides or []), resume)
+    document = {key: outcome[key] for key in ("run", "checkpoint", "metrics")}
+    _show(document, as_json, lambda: _table([{"what": key, "value": value} for key, value in document.items()]))
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0, 1 for a failed run, 2 for bad usage or input."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        status = app(args=arguments, prog_name="bcdnet", standalone_mode=False)
+    except Exception as error:
+        if arguments[:1] == ["--debug"]:
+            raise
+        status = _complain(error)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _complain(error: Exception) -> int:
+    """One sentence on stderr, and the exit status it stands for."""
+    message = " ".join((error.format_message() if isinstance(error, typer.BadParameter) else str(error)).split())
+    # A project error is a ValueError that this package defines: its message is written for whoever typed the command.
+    if isinstance(error, typer.TyperException):
+        status, message = 2, f"{message.rstrip('.')}; see `bcdnet --help`."
+    elif isinstance(error, ValueError) and type(error).__module__.startswith("bcdnet."):
+        status = 2
+    else:
+        status, message = 1, f"the run failed with {type(error).__name__}: {message or 'no message'} (see --debug)"
+    print(f"bcdnet: {message}", file=sys.stderr)
+    return status
+
+
+def _check_engine(engine: str) -> None:
+    if engine == "packed":
+        raise UsageError("the packed engine is not part of this release; use --engine float.")
+    if engine not in ENGINES:
+        raise UsageError(f"there is no engine {engine!r}; use --engine {' or '.join(ENGINES)}.")
+
+
+def _show(document: Any, as_json: bool, human: Callable[[], None]) -> None:
+    if as_json:
+        print(json.dumps(document, allow_nan=False))
+    else:
+        human()
+
+
+def _table(rows: list[dict[str, Any]], title: str | None = None) -> None:
+    table = Table(title=title, title_justify="left")
+    for key, value in rows[0].items():
+        table.add_column(key, justify="right" if isinstance(value, int | float) else "left")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console(markup=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

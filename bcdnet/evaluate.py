@@ -1,0 +1,142 @@
+"""Accuracy of a network on a data set, with the interval its number of images allows."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from bcdnet.checkpoint import CheckpointError
+from bcdnet.data import DataError, Dataset, Preprocess
+from bcdnet.model import Network
+
+
+@dataclass(frozen=True)
+class Result:
+    """Accuracy on ``n`` images. ``top1``, ``top5`` and the 95 % interval of top-1, ``ci95``, are in percent.
+
+    ``predictions``: index of the class with the largest logit, int64 (n,), in the order of the data set.
+    """
+
+    top1: float
+    top5: float
+    n: int
+    ci95: tuple[float, float]
+    predictions: np.ndarray
+
+
+def evaluate(
+    model: Network,
+    dataset: Dataset,
+    batch_size: int = 256,
+    progress: Callable[[int, int], object] | None = None,
+    preprocess: Preprocess | None = None,
+) -> Result:
+    """Classify every image once, in eval mode; the network's modes are restored.
+
+    Args:
+        model: on any device, in any floating dtype.
+        dataset: its classes are matched to the card's by name, so their order does not matter.
+        batch_size: images at once.
+        progress: called with (images done, images in all) after every batch.
+        preprocess: the card's if None.
+
+    Raises:
+        DataError: the data set is empty, cannot be read, or has classes that the network does not know.
+        CheckpointError: the card holds no usable preprocessing.
+        InputError: preprocessing makes images that the network does not take.
+    """
+    preprocess = model_preprocess(model) if preprocess is None else preprocess
+    our_label = torch.tensor(_match_classes(model, dataset))
+    n = len(dataset)
+    if not n:
+        raise DataError(f"the data set {dataset.name} holds no images.")
+    parameter = next(model.parameters())
+    k = min(5, model.config.num_classes)
+    hits1 = hits5 = 0
+    predictions: list[torch.Tensor] = []
+    with evaluating(model), torch.no_grad():
+        for x, y in dataset.batches(preprocess, batch_size):
+            top = model(x.to(parameter)).topk(k, dim=1).indices.cpu()  # (N, C, H, W) -> (N, k)
+            hits = top == our_label[y][:, None]
+            hits1 += int(hits[:, 0].sum())
+            hits5 += int(hits.sum())
+            predictions.append(top[:, 0])
+            if progress:
+                progress(sum(map(len, predictions)), n)
+    interval = wilson_interval(hits1, n)
+    return Result(100 * hits1 / n, 100 * hits5 / n, n, interval, torch.cat(predictions).numpy())
+
+
+def wilson_interval(hits: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson's score interval of a proportion, in percent.
+
+    ``(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``, Wilson 1927; unlike ``p +- z sqrt(p(1-p)/n)`` it
+    stays within 0 and 100 and does not shrink to a point there.
+
+    Args:
+        hits: successes, 0 to ``n``.
+        n: trials, at least 1.
+        z: normal quantile; the default gives 95 %.
+    """
+    p = hits / n
+    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+    return 100 * max(low, 0.0), 100 * min(high, 1.0)
+
+
+def model_preprocess(model: Network) -> Preprocess:
+    """The preprocessing that the network's card describes; CheckpointError if there is none or it is impossible."""
+    try:
+        return Preprocess.from_dict(model.card["preprocess"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint's card does not say how images are prepared ({error}).") from error
+
+
+def class_names(model: Network) -> list[str]:
+    """The card's class names, or "class 0", "class 1" … where it has not one for each logit."""
+    return _card_names(model) or [f"class {index}" for index in range(model.config.num_classes)]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _card_names(model: Network) -> list[str] | None:
+    names = model.card.get("classes")
+    return names if isinstance(names, list) and len(names) == model.config.num_classes else None
+
+
+def _match_classes(model: Network, dataset: Dataset) -> list[int]:
+    """For each class of the data set its index among the network's."""
+    names = _card_names(model)
+    if names is None:
+        if len(dataset.classes) != model.config.num_classes:
+            raise DataError(
+                f"{dataset.name} has {len(dataset.classes)} classes, the network {model.config.num_classes}, "
+                "and its card names none to match them by."
+            )
+        return list(range(len(dataset.classes)))
+    # Names of folders cannot hold every character, so letters and digits may do: "tshirttop" is "T-shirt/top".
+    index = {_plain(name): number for number, name in enumerate(names)}
+    index |= {name: number for number, name in enumerate(names)}
+    labels = [index.get(name, index.get(_plain(name))) for name in dataset.classes]
+    if None in labels:
+        unknown = dataset.classes[labels.index(None)]
+        raise DataError(f"the network has no class {unknown!r} as {dataset.name} does; it has {', '.join(names)}.")
+    return [label for label in labels if label is not None]
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum())
