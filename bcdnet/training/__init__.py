@@ -1,0 +1,1 @@
+"""Training: recipes, distillation and the two-step schedule, on Lightning."""

@@ -1,0 +1,210 @@
+"""One run of a recipe: its steps in order, a folder that can be resumed, and a card that says what happened."""
+
+import csv
+import datetime
+import json
+import os
+import platform
+import subprocess
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bcdnet.checkpoint import load, save, transfer
+from bcdnet.data import FASHION_MNIST, DataError, fashion_mnist
+from bcdnet.evaluate import evaluate
+from bcdnet.model import Network
+from bcdnet.paths import assets_dir
+from bcdnet.training.batches import EpochSampler, MemoryBatches, loader
+from bcdnet.training.distillation import teacher_logits
+from bcdnet.training.module import TrainingModule
+from bcdnet.training.recipe import Recipe, RecipeError, Step, load_recipe
+
+LOG_FIELDS = ("step", "precision", "epoch", "lr", "train_loss", "train_top1", "test_top1", "seconds")
+
+
+def train(recipe_path: Path, overrides: list[str] | None = None, resume: Path | None = None) -> dict[str, Any]:
+    """Train what a recipe describes, or go on with a run that was stopped.
+
+    Args:
+        recipe_path: YAML file, see :class:`bcdnet.training.recipe.Recipe`.
+        overrides: ``key=value`` changes to it.
+        resume: folder of a run of the same recipe; finished steps are kept, an unfinished one goes on after its last
+            whole epoch. None starts anew in ``runs/<name>`` under the working directory.
+
+    Returns:
+        "run" (folder), "checkpoint" (of the last step) and "metrics" (its accuracy on the test set).
+
+    Raises:
+        RecipeError, ConfigError, DataError, CheckpointError: something the user can mend.
+    """
+    recipe = load_recipe(recipe_path, overrides)
+    run = Path("runs") / recipe.name if resume is None else resume
+    if resume is not None:
+        _same_recipe(run, recipe)
+    elif (run / "recipe.json").exists():
+        raise RecipeError(f"{run} holds a run already; go on with --resume {run}, or move it away.")
+    run.mkdir(parents=True, exist_ok=True)
+    _write(run / "recipe.json", json.dumps(recipe.to_dict(), indent=1))
+    return _Run(recipe, run).execute()
+
+
+class _Run:
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.recipe, self.folder = recipe, folder
+        if recipe.data != "fashion-mnist":
+            raise DataError(f"recipes train on fashion-mnist in this version, not on {recipe.data!r}.")
+        pixels, labels = fashion_mnist.load("train")
+        self.images, self.labels = FASHION_MNIST.batch(pixels), torch.from_numpy(labels)
+        pixels, labels = fashion_mnist.load("test")
+        self.test = MemoryBatches(FASHION_MNIST.batch(pixels), torch.from_numpy(labels), None)
+
+    def execute(self) -> dict[str, Any]:
+        network: Network | None = None if self.recipe.init is None else load(checkpoint_path(self.recipe.init))
+        for number, step in enumerate(self.recipe.steps, start=1):
+            path = self.folder / f"step{number}.safetensors"
+            if path.exists():
+                network = load(path)
+            else:
+                network = self._train_step(number, step, network)
+                save(network, path, network.card)
+                (self.folder / f"step{number}.ckpt").unlink(missing_ok=True)
+        assert network is not None
+        return {"run": str(self.folder), "checkpoint": str(path), "metrics": network.card["metrics"]}
+
+    def _train_step(self, number: int, step: Step, previous: Network | None) -> Network:
+        recipe = self.recipe
+        lightning.seed_everything(recipe.seed, verbose=False)
+        network = Network(recipe.config(step))
+        if previous is not None:
+            transfer(previous, network)
+        module = TrainingModule(network, step, recipe.label_smoothing, recipe.compile)
+        batches = loader(
+            MemoryBatches(self.images, self.labels, self._teacher()), recipe.batch_size, recipe.seed, recipe.flip
+        )
+        resume = self.folder / f"step{number}.ckpt"
+        trainer = lightning.Trainer(
+            accelerator="auto",
+            devices=1,
+            max_epochs=step.epochs,
+            logger=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=self.folder,
+            callbacks=[
+                _EpochLog(self.folder / "log.csv", number, step),
+                ModelCheckpoint(self.folder, resume.stem, save_top_k=1, enable_version_counter=False),
+                RichProgressBar(),
+            ],
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data lies in memory
+            trainer.fit(
+                module,
+                batches,
+                self._test_loader(),
+                ckpt_path=resume if resume.exists() else None,
+                weights_only=True,
+            )
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        network.card = self._card(step, network.eval())
+        return network
+
+    def _test_loader(self) -> DataLoader:
+        sampler = EpochSampler(len(self.test.labels), 500, seed=0, flip=False)
+        return DataLoader(self.test, sampler=sampler, batch_size=None)
+
+    def _teacher(self) -> Tensor | None:
+        if self.recipe.teacher is None:
+            return None
+        return teacher_logits(load(checkpoint_path(self.recipe.teacher)), self.images)
+
+    def _card(self, step: Step, network: Network) -> dict[str, Any]:
+        card = {
+            "title": step.title or step.id or self.recipe.name,
+            "description": self.recipe.description,
+            "classes": list(fashion_mnist.CLASSES),
+            "preprocess": FASHION_MNIST.to_dict(),
+            "dataset": self.recipe.data,
+            "recipe": self.recipe.to_dict(),
+            "seed": self.recipe.seed,
+            "commit": _commit(),
+            "created": datetime.date.today().isoformat(),
+            "versions": {
+                "torch": torch.__version__,
+                "lightning": lightning.__version__,
+                "python": platform.python_version(),
+            },
+        }
+        network.card = card
+        result = evaluate(network, fashion_mnist.dataset("test"))
+        metrics = {"top1": result.top1, "top5": result.top5, "n": result.n, "ci95": list(result.ci95)}
+        return card | {"metrics": metrics}
+
+
+class _EpochLog(Callback):
+    """One CSV row an epoch; rows a resumed run repeats are replaced."""
+
+    def __init__(self, path: Path, number: int, step: Step) -> None:
+        self.path, self.number, self.step = path, number, step
+        self.started = 0.0
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        rows = []
+        if self.path.exists():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        here = (self.number, trainer.current_epoch + 1)
+        rows = [row for row in rows if (int(row["step"]), int(row["epoch"])) < here]
+        metrics = {key: f"{float(value):.4f}" for key, value in trainer.callback_metrics.items()}
+        row = {
+            "step": here[0],
+            "precision": self.step.precision,
+            "epoch": here[1],
+            "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.3e}",
+            "seconds": f"{time.perf_counter() - self.started:.1f}",
+            **{key: metrics.get(key, "") for key in ("train_loss", "train_top1", "test_top1")},
+        }
+        lines = [",".join(LOG_FIELDS), *(",".join(str(r[f]) for f in LOG_FIELDS) for r in [*rows, row])]
+        _write(self.path, "\n".join(lines) + "\n")
+
+
+def checkpoint_path(name: str) -> Path:
+    """A checkpoint by path, or by the name of a shipped one."""
+    shipped = assets_dir() / "checkpoints" / f"{name}.safetensors"
+    return shipped if shipped.exists() else Path(name)
+
+
+def _same_recipe(run: Path, recipe: Recipe) -> None:
+    try:
+        recorded = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{run} holds no run to resume; leave --resume out to start one.") from error
+    if recorded != json.loads(json.dumps(recipe.to_dict())):
+        raise RecipeError(f"{run} was started with other settings; resume it with the same recipe and --set values.")
+
+
+def _commit() -> str:
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip()
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,143 @@
+"""Train the shipped models: every recipe of the zoo in order of dependency, several at a time, and ship the results.
+
+``python -m bcdnet.training.zoo`` goes on where it was stopped: shipped models whose recipe did not change are left
+alone, unfinished runs are resumed after their last whole epoch.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import typer
+from rich.console import Console
+
+from bcdnet.checkpoint import CheckpointError, inspect
+from bcdnet.paths import assets_dir
+from bcdnet.training.recipe import Recipe, load_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+ORDER = (
+    "fmnist_twin",
+    "fmnist_bcdnet_a",
+    "fmnist_reactnet_a",
+    "fmnist_bcdnet_b",
+    "fmnist_bcdnet_a_pss",
+    "fmnist_bcdnet_a_pll",
+)
+#: Order in which the dashboard lists what ships.
+SHOWN = (
+    "fmnist_bcdnet_a",
+    "fmnist_bcdnet_b",
+    "fmnist_reactnet_a",
+    "fmnist_bcdnet_a_pss",
+    "fmnist_bcdnet_a_pll",
+    "fmnist_bcdnet_a_step1",
+    "fmnist_twin",
+)
+
+
+def shipped(recipe: Recipe) -> bool:
+    """Whether every checkpoint the recipe ships is there and was trained by this very recipe."""
+    wanted = json.loads(json.dumps(recipe.to_dict()))
+    for step in recipe.steps:
+        if step.id is None:
+            continue
+        try:
+            card = inspect(assets_dir() / "checkpoints" / f"{step.id}.safetensors")["card"]
+        except CheckpointError:
+            return False
+        if card.get("recipe") != wanted:
+            return False
+    return True
+
+
+def ship(recipe: Recipe, run: Path) -> None:
+    """Copy a finished run's checkpoints, cards and log to the assets and write the manifest anew."""
+    folder = assets_dir() / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, step in enumerate(recipe.steps, start=1):
+        if step.id is None:
+            continue
+        source = run / f"step{number}.safetensors"
+        _replace(folder / f"{step.id}.safetensors", source.read_bytes())
+        card = json.dumps(inspect(source)["card"], indent=1) + "\n"
+        _replace(folder / f"{step.id}.json", card.encode())
+        _replace(folder / f"{step.id}.csv", (run / "log.csv").read_bytes())
+    write_manifest()
+
+
+def write_manifest() -> None:
+    """List the shipped checkpoints in ``assets/manifest.json``."""
+    models = []
+    for name in SHOWN:
+        path = assets_dir() / "checkpoints" / f"{name}.safetensors"
+        if path.exists():
+            entry = {"id": name, "title": inspect(path)["card"]["title"], "file": f"checkpoints/{name}.safetensors"}
+            entry |= {"log": f"checkpoints/{name}.csv", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+            models.append(entry)
+    _replace(assets_dir() / "manifest.json", (json.dumps({"models": models}, indent=1) + "\n").encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _start(name: str, recipe: Recipe, run: Path, threads: int) -> subprocess.Popen[bytes]:
+    run.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "bcdnet", "train", str(RECIPES / f"{name}.yaml"), "--json"]
+    if (run / "recipe.json").exists():
+        command += ["--resume", str(run)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    with run.with_suffix(".out").open("ab") as output:
+        return subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+
+
+def main(jobs: int = typer.Option(2, min=1, help="Runs at a time; the cores are shared out among them.")) -> None:
+    """Train and ship every model of the zoo."""
+    console, threads = Console(stderr=True), max(1, torch.get_num_threads() // jobs)
+    recipes = {name: load_recipe(RECIPES / f"{name}.yaml") for name in ORDER}
+    waiting = [name for name in ORDER if not shipped(recipes[name])]
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    failed: list[str] = []
+    try:
+        while waiting or running:
+            for name, process in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[name]
+                run = Path("runs") / name
+                if process.returncode == 0:
+                    ship(recipes[name], run)
+                    console.print(f"shipped {name}")
+                else:
+                    failed.append(name)
+                    console.print(f"{name} failed; its output is in {run.with_suffix('.out')}")
+            ready = [n for n in waiting if not _needs(recipes[n]) & {*waiting, *running, *failed}]
+            for name in ready[: jobs - len(running)]:
+                waiting.remove(name)
+                running[name] = _start(name, recipes[name], Path("runs") / name, threads)
+                console.print(f"started {name} with {threads} thread{'s' * (threads > 1)}")
+            if not running and waiting:
+                console.print(f"not started, because what they need failed: {', '.join(waiting)}")
+                break
+            time.sleep(1)
+    finally:
+        for process in running.values():
+            process.terminate()
+    if failed:
+        raise typer.Exit(1)
+
+
+def _needs(recipe: Recipe) -> set[str]:
+    return {name for name in (recipe.teacher, recipe.init) if name is not None}
+
+
+if __name__ == "__main__":
+    typer.run(main)
