@@ -1,0 +1,195 @@
+"""Binarization: errors, weights, bits and thresholds."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+from analysis.binarization import LatentWeights
+from analysis.figures.palette import BLUE, INK, ORANGE, PURPLE, SKY, VERMILION, branch_color, layout
+
+_MEASURES = {
+    "l1": "mean |W − α sign W|  (Eq. 23)",
+    "mse": "mean (W − α sign W)²",
+    "relative": "mean |W − α sign W| / mean |W|",
+}
+
+
+def error_bars(errors: pd.DataFrame, measure: str = "l1", size: int = 380) -> go.Figure:
+    """Binarization error per layer and branch (paper, Fig. 6).
+
+    Args:
+        errors: rows of :func:`analysis.binarization.binarization_error`; pass only the layers to show.
+        measure: "l1", "mse" or "relative".
+        size: height of the figure in pixels.
+    """
+    names = list(dict.fromkeys(errors.layer))
+    # Placed by hand: grouped bars would leave a convolution's one bar thin and beside its name.
+    per_layer = errors.groupby("layer").branch
+    count, nth = per_layer.transform("size"), per_layer.cumcount()
+    width = 0.8 / count
+    x = errors.layer.map(names.index) - 0.4 + (nth + 0.5) * width
+    fig = go.Figure()
+    for branch in dict.fromkeys(errors.branch):
+        part = errors[errors.branch == branch]
+        second = " " in branch  # the second branch of one kind: same colour, hatched
+        fig.add_trace(
+            go.Bar(
+                x=x[part.index],
+                y=part[measure],
+                width=0.94 * width[part.index],
+                name=branch,
+                marker={"color": branch_color(branch), "pattern": {"shape": "/" if second else ""}},
+                customdata=np.stack([part.layer, part.l1, part.mse, part.relative, part.n], 1),
+                hovertemplate="<b>%{customdata[0]}</b>, "
+                + branch
+                + "<br>L1 %{customdata[1]:.4g}, MSE %{customdata[2]:.4g}<br>relative %{customdata[3]:.3f}, "
+                "%{customdata[4]} weights<extra></extra>",
+            )
+        )
+    layout(fig, height=size)
+    fig.update_layout(barmode="overlay")
+    fig.update_yaxes(title_text=_MEASURES[measure], rangemode="tozero")
+    return fig.update_xaxes(tickangle=-45, tickvals=list(range(len(names))), ticktext=names, showgrid=False)
+
+
+def weight_histograms(weights: LatentWeights, bins: int = 81, size: int = 340) -> go.Figure:
+    """Latent, binary and scaled weights of one layer side by side: the same weights keep their colour.
+
+    Args:
+        weights: from :func:`analysis.binarization.latent_weights`.
+        bins: of the first and the third histogram, which share one axis.
+        size: height of the figure in pixels.
+    """
+    reach = float(max(np.abs(weights.latent).max(), np.abs(weights.scaled).max())) or 1.0
+    edges = np.linspace(-reach, reach, bins + bins % 2 + 1)  # an even number of bins: none straddles zero
+    middles = (edges[1:] + edges[:-1]) / 2
+    fig = make_subplots(1, 3, subplot_titles=("latent W", "sign W", "α sign W"), horizontal_spacing=0.07)
+    positive = weights.sign > 0
+    for name, chosen, color in (("−1", ~positive, ORANGE), ("+1", positive, BLUE)):
+        label = f"{name} ({chosen.mean():.1%})"
+        bars = {"marker_color": color, "name": label, "legendgroup": name}
+        fig.add_trace(_histogram(weights.latent[chosen], edges, middles, **bars), 1, 1)
+        y = [int(chosen.sum())]
+        fig.add_trace(
+            go.Bar(x=[name], y=y, showlegend=False, hovertemplate="%{x}: %{y} weights<extra></extra>", **bars), 1, 2
+        )
+        fig.add_trace(_histogram(weights.scaled[chosen], edges, middles, showlegend=False, **bars), 1, 3)
+    layout(fig, height=size)
+    fig.update_layout(barmode="overlay", bargap=0, legend_y=1.12)
+    fig.update_xaxes(matches="x", range=[-reach * 1.02, reach * 1.02], col=3)
+    fig.update_xaxes(range=[-reach * 1.02, reach * 1.02], col=1)
+    fig.update_xaxes(type="category", col=2)
+    return fig.update_yaxes(title_text="weights", col=1)
+
+
+def _histogram(values: NDArray, edges: NDArray, middles: NDArray, **bars: object) -> go.Bar:
+    # Counted here, so that a layer of a million weights does not travel to the browser.
+    counts, _ = np.histogram(values, edges)
+    return go.Bar(
+        x=middles, y=counts, width=edges[1] - edges[0], hovertemplate="%{x:.4f}: %{y} weights<extra></extra>", **bars
+    )
+
+
+def activation_balance(statistics: pd.DataFrame, size: int = 380) -> go.Figure:
+    """Share of +1 and of -1 bits per layer, with the entropy of a bit and the share outside the STE's window.
+
+    Args:
+        statistics: from :func:`analysis.binarization.activation_statistics`.
+        size: height of the figure in pixels.
+    """
+    fig = go.Figure()
+    for name, share, color in (
+        ("+1", statistics.positive, BLUE),
+        ("−1", 1 - statistics.positive, ORANGE),
+    ):
+        fig.add_trace(
+            go.Bar(
+                x=statistics.layer,
+                y=100 * share,
+                name=f"bits that are {name}",
+                marker_color=color,
+                opacity=0.75,
+                hovertemplate="%{x}: %{y:.1f} %",
+            )
+        )
+    for name, share, color, symbol in (
+        ("entropy (% of a bit)", statistics.entropy, VERMILION, "circle"),
+        ("no surrogate gradient", statistics.clipped, PURPLE, "diamond"),
+    ):
+        fig.add_trace(
+            go.Scatter(
+                x=statistics.layer,
+                y=100 * share,
+                name=name,
+                mode="lines+markers",
+                line={"color": color, "width": 2},
+                marker={"symbol": symbol, "size": 9, "line": {"color": "white", "width": 1}},
+                hovertemplate="%{x}: %{y:.1f} %",
+            )
+        )
+    fig.add_hline(50, line={"color": INK, "dash": "dash", "width": 1})
+    layout(fig, height=size)
+    fig.update_layout(barmode="stack", bargap=0.2)
+    fig.update_yaxes(title_text="%", range=[0, 101])
+    return fig.update_xaxes(tickangle=-45)
+
+
+def threshold_plot(thresholds: pd.DataFrame, layer: str, image: int | None = None, size: int = 380) -> go.Figure:
+    """Thresholds of one layer, channels sorted by their static threshold.
+
+    With a context embedding: the range of the thresholds over the images, and those of one image.
+
+    Args:
+        thresholds: from :func:`analysis.binarization.thresholds`.
+        layer: one of its layers.
+        image: one of its images; none is singled out if None.
+        size: height of the figure in pixels.
+    """
+    part = thresholds[thresholds.layer == layer]
+    per_channel = part.groupby("channel").agg(static=("static", "first"), low=("total", "min"), high=("total", "max"))
+    per_channel = per_channel.sort_values("static", kind="stable")
+    rank = np.arange(len(per_channel))
+    fig = go.Figure()
+    dynamic = (part.image >= 0).any()
+    if dynamic:
+        fig.add_trace(
+            go.Bar(
+                x=rank,
+                base=per_channel.low,
+                y=per_channel.high - per_channel.low,
+                name=f"range over {part.image.nunique()} images",
+                marker={"color": SKY, "opacity": 0.6},
+                customdata=np.stack([per_channel.index, per_channel.low, per_channel.high], 1),
+                hovertemplate="channel %{customdata[0]}: %{customdata[1]:.3f} to %{customdata[2]:.3f}<extra></extra>",
+            )
+        )
+    fig.add_trace(
+        go.Scatter(
+            x=rank,
+            y=per_channel.static,
+            name="static, −b",
+            mode="markers",
+            marker={"color": BLUE, "size": 6},
+            customdata=per_channel.index,
+            hovertemplate="channel %{customdata}: %{y:.3f}<extra></extra>",
+        )
+    )
+    if dynamic and image is not None:
+        one = part[part.image == image].set_index("channel").total.reindex(per_channel.index)
+        fig.add_trace(
+            go.Scatter(
+                x=rank,
+                y=one,
+                name="this image",
+                mode="markers",
+                marker={"color": VERMILION, "size": 7, "symbol": "x"},
+                customdata=per_channel.index,
+                hovertemplate="channel %{customdata}: %{y:.3f}<extra></extra>",
+            )
+        )
+    layout(fig, height=size)
+    fig.update_layout(bargap=0)
+    fig.update_yaxes(title_text="threshold")
+    return fig.update_xaxes(title_text="channels, sorted by static threshold", showgrid=False)
