@@ -1,0 +1,1 @@
+"""The dashboard. Nobody imports it; `streamlit run app/main.py` starts it."""

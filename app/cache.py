@@ -1,0 +1,420 @@
+"""Everything the pages share and keep: models behind locks, pictures, and the results of the analyses.
+
+This is the only file of the dashboard that touches ``bcdnet``, and the only one with ``st.cache_*``. Three rules:
+
+* A network is shared by all users, so no forward pass happens outside :func:`locked`: one user's hooks must not touch
+  another's result. Work of many seconds runs on a :func:`private_copy` instead, so that nobody waits for it.
+* Results are found again by the digests of model and picture, never by hashing arrays (Streamlit samples large ones).
+* Every cache is bounded.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+import torch
+from PIL import Image
+
+import bcdnet
+from analysis import attribution, binarization, receptive_field, sampling
+from bcdnet import cost
+from bcdnet.checkpoint import CheckpointError, inspect
+from bcdnet.data import DataError, Dataset, ImageError, Preprocess, decode_image, open_dataset
+from bcdnet.model import InputError, Network
+from bcdnet.paths import assets_dir
+
+__all__ = ["ImageError"]
+
+T = TypeVar("T")
+#: Called with (done, total); whatever it raises, a rerun of the page included, stops the work.
+Progress = Callable[[int, int], object]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint on offer: what its file says about itself, without the weights. ``key`` changes with the file."""
+
+    id: str
+    title: str
+    path: Path
+    key: str
+    config: bcdnet.Config
+    card: dict[str, Any] = field(hash=False, compare=False)
+    log: Path | None = None
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names, numbers where the card has none."""
+        names = [str(name) for name in self.card.get("classes") or []]
+        return names if len(names) == self.config.num_classes else [str(n) for n in range(self.config.num_classes)]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the checkpoint file, which holds latent weights at 32 bits."""
+        return self.path.stat().st_size
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture somebody looks at. ``key`` names it in caches; ``label`` is the true class, if known."""
+
+    key: str
+    image: Image.Image = field(compare=False)
+    label: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a network is given: the normalised tensor (1, C, H, W), the same as a picture, and its box in the original."""
+
+    x: torch.Tensor
+    image: Image.Image
+    box: tuple[float, float, float, float]
+    notes: tuple[str, ...]
+
+
+_HASH: dict[str | type, Any] = {Model: lambda model: model.key, Picture: lambda picture: picture.key}
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+def catalogue() -> tuple[tuple[Model, ...], tuple[str, ...]]:
+    """The checkpoints on offer, and one sentence for each that cannot be used.
+
+    `$BCDNET_CHECKPOINTS`, a folder, takes the place of the shipped ones. A manifest.json there says order and titles;
+    without one every *.safetensors file counts.
+    """
+    own = os.environ.get("BCDNET_CHECKPOINTS")
+    root = Path(own) if own else assets_dir()
+    try:
+        rows = _rows(root)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        return (), (f"The list of models {root.name}/manifest.json cannot be read ({type(error).__name__}).",)
+    models, problems = [], []
+    for row in rows:
+        path = (root / row["file"]).resolve()
+        try:
+            stat = path.stat()
+            models.append(_described(row, path, f"{path}:{stat.st_mtime_ns}:{stat.st_size}"))
+        except OSError:
+            problems.append(f"{path.name} is listed but missing.")
+        except CheckpointError as error:
+            problems.append(str(error))
+    return tuple(models), tuple(problems)
+
+
+def _rows(root: Path) -> list[dict[str, Any]]:
+    manifest = root / "manifest.json"
+    if manifest.is_file():
+        rows = json.loads(manifest.read_text(encoding="utf-8"))["models"]
+        for row in rows:
+            # The list must not lead out of its folder.
+            for name in (row["file"], row.get("log") or ""):
+                if not (root / name).resolve().is_relative_to(root.resolve()):
+                    raise ValueError(name)
+        return rows
+    folder = root if os.environ.get("BCDNET_CHECKPOINTS") else root / "checkpoints"
+    return [{"file": path.relative_to(root)} for path in sorted(folder.glob("*.safetensors"))]
+
+
+@st.cache_data(show_spinner=False, max_entries=256)
+def _described(row: dict[str, Any], path: Path, key: str) -> Model:
+    about = inspect(path)
+    if row.get("sha256") and _digest(path) != row["sha256"]:
+        raise CheckpointError(f"{path.name} is not the file that the list of models was written for; fetch it again.")
+    card = about["card"]
+    identity = str(row.get("id") or path.stem)
+    title = str(row.get("title") or card.get("title") or identity)
+    log = path.parent.parent / row["log"] if row.get("log") else None
+    return Model(identity, title, path, key, about["config"], card, log)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class _Shared:
+    network: Network
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@st.cache_resource(show_spinner=False, max_entries=8, hash_funcs=_HASH)
+def _shared(model: Model) -> _Shared:
+    return _Shared(bcdnet.load(model.path))
+
+
+@contextmanager
+def locked(model: Model) -> Iterator[Network]:
+    """The shared network, for one thread at a time. CheckpointError if its file is damaged."""
+    shared = _shared(model)
+    with shared.lock:
+        yield shared.network
+
+
+def private_copy(model: Model) -> Network:
+    """A network of one's own, for work that would keep others waiting."""
+    with locked(model) as network:
+        return copy.deepcopy(network)
+
+
+@st.cache_data(show_spinner=False, max_entries=256)
+def _cost(config: str, image_size: tuple[int, int] | None) -> cost.NetworkCost:
+    return cost.network_cost(bcdnet.Config.from_json(config), image_size)
+
+
+def network_cost(config: bcdnet.Config, image_size: tuple[int, int] | None = None) -> cost.NetworkCost:
+    """See :func:`bcdnet.cost.network_cost`."""
+    return _cost(config.to_json(), image_size)
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def training_log(path: Path) -> pd.DataFrame:
+    """The training log, one row an epoch."""
+    return pd.read_csv(path)
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+
+
+@st.cache_resource(show_spinner=False)
+def test_set() -> Dataset | None:
+    """The 10,000 test images of Fashion-MNIST, if they are there."""
+    try:
+        return open_dataset("fashion-mnist")
+    except DataError:
+        return None
+
+
+def test_picture(index: int) -> Picture:
+    """One image of the test set."""
+    data = test_set()
+    assert data is not None
+    return Picture(f"test-{index}", data.images[index], int(data.labels[index]))
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def _uploaded(digest: str, _content: bytes) -> Picture:
+    decoded = decode_image(_content)
+    return Picture(digest, decoded.image, None, decoded.notes)
+
+
+def uploaded_picture(content: bytes) -> Picture:
+    """An uploaded file as a picture. ImageError, with a sentence for the reader, if it is none."""
+    return _uploaded(hashlib.sha256(content).hexdigest(), content)
+
+
+def preprocess(model: Model) -> Preprocess:
+    """How pictures become input of this model; plain scaling to -1..1 where the card does not say."""
+    if model.card.get("preprocess"):
+        return Preprocess.from_dict(model.card["preprocess"])
+    channels = model.config.in_channels
+    return Preprocess(model.config.image_size, channels, mean=(0.5,) * channels, std=(0.5,) * channels)
+
+
+@st.cache_data(show_spinner=False, max_entries=256, hash_funcs=_HASH)
+def seen(model: Model, picture: Picture) -> Seen:
+    """The exact input the network gets for a picture. Images of the test set are never inverted."""
+    how = preprocess(model)
+    if picture.label is not None:
+        how = replace(how, invert="never")
+    view = how.view(picture.image)
+    x = how.batch(np.asarray(view.image)[None])  # (1, H, W[, 3]) -> (1, C, H, W)
+    return Seen(x, view.image, view.box, (*picture.notes, *view.notes))
+
+
+@st.cache_resource(show_spinner=False, max_entries=8, hash_funcs=_HASH)
+def _test_batch(model: Model, n: int) -> torch.Tensor:
+    data = test_set()
+    assert data is not None
+    return next(data.batches(preprocess(model), n))[0]
+
+
+# -- analyses ---------------------------------------------------------------------------------------------------------
+
+
+@st.cache_data(show_spinner=False, max_entries=1024, hash_funcs=_HASH)
+def probabilities(model: Model, picture: Picture) -> np.ndarray:
+    """Softmax of the logits, (num_classes,)."""
+    with locked(model) as network, torch.no_grad():
+        return network(seen(model, picture).x).softmax(1)[0].double().numpy()
+
+
+@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=_HASH)
+def layers(model: Model) -> pd.DataFrame:
+    """See :func:`analysis.sampling.layers`."""
+    with locked(model) as network:
+        return sampling.layers(network)
+
+
+@st.cache_data(show_spinner=False, max_entries=512, hash_funcs=_HASH)
+def token_sources(model: Model, layer: str, row: int, col: int) -> pd.DataFrame:
+    """See :func:`analysis.sampling.token_sources`."""
+    with locked(model) as network:
+        return sampling.token_sources(network, layer, row, col)
+
+
+@st.cache_data(show_spinner=False, max_entries=512, hash_funcs=_HASH)
+def exact_receptive_field(model: Model, layer: str, row: int, col: int, wrap: bool = True) -> np.ndarray:
+    """See :func:`analysis.receptive_field.exact_receptive_field`."""
+    with locked(model) as network:
+        return receptive_field.exact_receptive_field(network, layer, row, col, wrap=wrap)
+
+
+@st.cache_data(show_spinner=False, max_entries=256, hash_funcs=_HASH)
+def receptive_field_growth(model: Model, row: int, col: int) -> pd.DataFrame:
+    """See :func:`analysis.receptive_field.receptive_field_growth`."""
+    with locked(model) as network:
+        return receptive_field.receptive_field_growth(network, row, col)
+
+
+@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=_HASH)
+def binarization_error(model: Model) -> pd.DataFrame:
+    """See :func:`analysis.binarization.binarization_error`."""
+    with locked(model) as network:
+        return binarization.binarization_error(network)
+
+
+@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=_HASH)
+def weight_statistics(model: Model) -> pd.DataFrame:
+    """See :func:`analysis.binarization.weight_statistics`."""
+    with locked(model) as network:
+        return binarization.weight_statistics(network)
+
+
+@st.cache_data(show_spinner=False, max_entries=128, hash_funcs=_HASH)
+def latent_weights(model: Model, layer: str, branch: str) -> binarization.LatentWeights:
+    """See :func:`analysis.binarization.latent_weights`."""
+    with locked(model) as network:
+        return binarization.latent_weights(network, layer, branch)
+
+
+@st.cache_data(show_spinner=False, max_entries=128, hash_funcs=_HASH)
+def activation_statistics(model: Model, picture: Picture) -> pd.DataFrame:
+    """See :func:`analysis.binarization.activation_statistics`."""
+    with locked(model) as network:
+        return binarization.activation_statistics(network, seen(model, picture).x)
+
+
+@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=_HASH)
+def thresholds(model: Model, pictures: tuple[Picture, ...]) -> pd.DataFrame:
+    """See :func:`analysis.binarization.thresholds`; one image a picture."""
+    with locked(model) as network:
+        return binarization.thresholds(network, torch.cat([seen(model, picture).x for picture in pictures]))
+
+
+@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=_HASH)
+def method_status(model: Model) -> pd.DataFrame:
+    """See :func:`analysis.attribution.method_status`."""
+    with locked(model) as network:
+        return attribution.method_status(network)
+
+
+@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=_HASH)
+def target_layers(model: Model) -> list[str]:
+    """See :func:`analysis.attribution.target_layers`."""
+    with locked(model) as network:
+        return attribution.target_layers(network)
+
+
+def cost_estimate(model: Model, method: str, **options: Any) -> int:
+    """See :func:`analysis.attribution.cost_estimate`."""
+    with locked(model) as network:
+        return attribution.cost_estimate(network, method, **options)
+
+
+# -- work that shows its progress -------------------------------------------------------------------------------------
+
+
+class _Results:
+    """The latest results of slow work. Not ``st.cache_data``, inside which no progress may be drawn."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._lock = size, threading.Lock()
+        self._kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+
+    def get(self, key: tuple[Any, ...]) -> Any:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def put(self, key: tuple[Any, ...], value: Any) -> None:
+        with self._lock:
+            self._kept[key] = value
+            while len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+
+
+@st.cache_resource(show_spinner=False)
+def _results() -> _Results:
+    return _Results(512)
+
+
+def _remember(key: tuple[Any, ...], compute: Callable[[], T]) -> T:
+    results = _results()
+    if (found := results.get(key)) is None:
+        found = compute()
+        results.put(key, found)
+    return found
+
+
+#: Up to this many forward passes a map is made on the shared network; others wait that long at most.
+_QUICK = 64
+
+
+def attribute(
+    model: Model,
+    picture: Picture,
+    target: int,
+    method: str,
+    layer: str | None = None,
+    against: int | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> attribution.Attribution:
+    """See :func:`analysis.attribution.attribute`."""
+
+    def compute() -> attribution.Attribution:
+        x = seen(model, picture).x
+        arguments: dict[str, Any] = {"layer": layer, "against": against, "progress": progress, **options}
+        if cost_estimate(model, method, **options) > _QUICK:
+            return attribution.attribute(private_copy(model), x, target, method, **arguments)
+        with locked(model) as network:
+            return attribution.attribute(network, x, target, method, **arguments)
+
+    key = ("attribute", model.key, picture.key, target, method, layer, against, *sorted(options.items()))
+    return _remember(key, compute)
+
+
+def erf_known(model: Model, layer: str, row: int, col: int, n: int, method: str) -> bool:
+    """Whether :func:`effective_receptive_field` would answer at once."""
+    return _results().get(("erf", model.key, layer, row, col, n, method)) is not None
+
+
+def effective_receptive_field(
+    model: Model, layer: str, row: int, col: int, n: int, method: str, progress: Progress | None = None
+) -> receptive_field.ERF:
+    """See :func:`analysis.receptive_field.effective_receptive_field`, over the first ``n`` test images."""
+
+    def compute() -> receptive_field.ERF:
+        images = _test_batch(model, n)
+        return receptive_field.effective_receptive_field(
+            private_copy(model), images, layer, row, col, method, progress=progress
+        )
+
+    return _remember(("erf", model.key, layer, row, col, n, method), compute)

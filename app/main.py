@@ -1,0 +1,35 @@
+"""The dashboard's entry: page list, and the selection that all pages share."""
+
+import streamlit as st
+
+from app import cache, state
+from app.widgets import selection
+
+st.set_page_config(page_title="BCDNet Explorer", page_icon=":material/grid_on:", layout="wide")
+
+PAGES = [
+    st.Page("views/overview.py", title="Overview", icon=":material/home:", default=True,
+            help="What this is, and the trained models."),
+    st.Page("views/sampling.py", title="Sampling patterns", icon=":material/hub:",
+            help="The tokens that each branch of a layer reads at one location."),
+    st.Page("views/receptive.py", title="Receptive fields", icon=":material/filter_center_focus:",
+            help="The pixels that can reach a location, and how much each one does."),
+    st.Page("views/attributions.py", title="Attribution", icon=":material/local_fire_department:",
+            help="Predictions for a picture, and the pixels that speak for a class."),
+    st.Page("views/binarizing.py", title="Binarization error", icon=":material/contrast:",
+            help="What one-bit weights and activations lose, layer by layer."),
+    st.Page("views/costs.py", title="OPs trade-offs", icon=":material/scatter_plot:",
+            help="Accuracy against operations: published, measured, and of a variant you configure."),
+    st.Page("views/compare.py", title="Compare variants", icon=":material/compare:",
+            help="The same picture through up to four models."),
+]  # fmt: skip
+
+page = st.navigation(PAGES)
+state.restore()
+models, problems = cache.catalogue()
+for problem in problems:
+    st.warning(problem, icon=":material/report:")
+selection.sidebar(models)
+st.title(page.title)
+page.run()
+state.publish()

@@ -1,0 +1,70 @@
+"""The selection that all pages share, kept in the session and in the URL.
+
+A widget whose key is one of :data:`FIELDS` keeps its value across pages and appears in the address, so that a link
+restores the view. Values that come from an address are checked where they are used: :func:`valid` drops those that
+the widget does not offer.
+"""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import streamlit as st
+
+T = TypeVar("T")
+
+#: What the address may hold, and how it is read. "upload" never appears there: a picture stays with its session.
+FIELDS: dict[str, type] = {
+    "model": str,
+    "models": list,
+    "image": int,
+    "layer": str,
+    "row": int,
+    "col": int,
+    "target": int,
+    "against": int,
+    "method": str,
+}
+
+
+def restore() -> None:
+    """Keep the selection from page to page; at a session's first run, take it from the address.
+
+    What cannot be read is dropped.
+    """
+    for name in FIELDS:
+        # Streamlit forgets the value of a widget that a page does not show, unless it is written again.
+        if name in st.session_state:
+            st.session_state[name] = st.session_state[name]
+    if "restored" in st.session_state:
+        return
+    st.session_state["restored"] = True
+    for name, kind in FIELDS.items():
+        if name not in st.query_params:
+            continue
+        text = st.query_params[name]
+        if kind is list:
+            st.session_state[name] = text.split(",")
+        elif kind is str:
+            st.session_state[name] = text
+        elif text.isdecimal() and len(text) < 10:
+            st.session_state[name] = int(text)
+
+
+def publish() -> None:
+    """Write the selection into the address."""
+    values = {name: st.session_state.get(name) for name in FIELDS}
+    texts = {
+        name: ",".join(value) if isinstance(value, list | tuple) else str(value)
+        for name, value in values.items()
+        if value is not None and value != []
+    }
+    if st.query_params.to_dict() != texts:
+        st.query_params.from_dict(texts)
+
+
+def valid(name: str, options: Sequence[T], default: T) -> T:
+    """The selected value if ``options`` holds it, else ``default``, which is then the selected one."""
+    if st.session_state.get(name) not in options:
+        st.session_state[name] = default
+    value: T = st.session_state[name]
+    return value

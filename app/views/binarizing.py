@@ -1,0 +1,124 @@
+"""Binarization error: what one bit loses, layer by layer."""
+
+import streamlit as st
+
+from analysis.binarization import branch_order
+from analysis.figures import binarization as figures
+from app import cache, state
+from app.widgets import selection, words
+
+_MEASURES = {"l1": "L1, the paper's Eq. 23", "relative": "relative to mean |W|", "mse": "mean square"}
+
+model, picture = selection.chosen()
+errors = cache.binarization_error(model)
+if errors.empty:
+    st.info("This network has no layer with weights to binarize.")
+    st.stop()
+
+st.markdown(
+    "Training keeps real *latent* weights **W**; the network multiplies by **α·sign W**, one bit a weight and one scale "
+    "α = mean |W| an output channel. The error is what lies between the two."
+)
+if not model.config.binary_weights:
+    st.info(
+        f"{model.title} works with real weights. Shown is what binarizing them as they are would do.",
+        icon=":material/info:",
+    )
+
+left, right = st.columns([3, 1], gap="large")
+with right:
+    measure = st.radio(
+        "Measure",
+        list(_MEASURES),
+        format_func=_MEASURES.get,
+        key="measure",
+        persist_state="session",
+        help="L1 depends on the size of the weights; the relative error does not, so layers can be compared.",
+    )
+    where = st.radio(
+        "Layers",
+        ["all", "MLPs only"],
+        key="error_layers",
+        persist_state="session",
+        help="The paper compares the branches of the MLPs (its Fig. 6).",
+    )
+    order = branch_order(errors, measure)
+    if len(order):
+        st.metric(
+            "Order as in the paper",
+            f"{int(order.as_paper.sum())} of {len(order)} MLPs",
+            help="The paper finds a larger error the nearer the branch reads: point > short > long.",
+        )
+shown = errors[errors.layer.isin(order.layer)] if where == "MLPs only" and len(order) else errors
+with left:
+    words.badge("computed", f"from the weights of {model.title}")
+    st.plotly_chart(
+        figures.error_bars(shown, measure),
+        config={"displayModeBar": False},
+        alt=f"Binarization error of {shown.layer.nunique()} layers; largest in "
+        f"{shown.loc[shown[measure].idxmax(), 'layer']}",
+    )
+if where == "MLPs only" and not len(order):
+    st.caption("This network has no MLP with different branches, so all layers are shown.")
+
+st.subheader("The weights of one layer")
+left, right = st.columns([3, 1], gap="large")
+with right:
+    names = list(dict.fromkeys(errors.layer))
+    mlps = list(order.layer)
+    layer = selection.layer(names, mlps[0] if mlps else names[-1])
+    branches = list(errors.branch[errors.layer == layer])
+    state.valid("branch", branches, branches[0])
+    branch = st.selectbox("Branch", branches, key="branch", help="Each branch has weights and scales of its own.")
+    row = cache.weight_statistics(model).set_index(["layer", "branch"]).loc[(layer, branch)]
+    st.metric("Bits that are +1", f"{row.positive:.1%}", help="Near 50 %, a weight carries a whole bit.")
+    st.metric(
+        "Near zero", f"{row.near_zero:.1%}", help="Latent weights below a tenth of α: a little training flips them."
+    )
+with left:
+    st.plotly_chart(
+        figures.weight_histograms(cache.latent_weights(model, layer, branch)),
+        config={"displayModeBar": False},
+        alt=f"Histograms of the latent, binary and scaled weights of {layer}, {branch}",
+    )
+
+st.subheader("The activations of this picture")
+left, right = st.columns(2, gap="large")
+with left:
+    words.badge("measured", "on the picture in the sidebar")
+    st.plotly_chart(
+        figures.activation_balance(cache.activation_statistics(model, picture)),
+        config={"displayModeBar": False},
+        alt="Share of +1 and −1 bits at every sign of the network",
+    )
+    st.caption(
+        "A bit that is almost always the same tells little (low entropy). Outside [−1, 1) the training surrogate passes "
+        "no gradient."
+    )
+with right:
+    data = cache.test_set()
+    others = tuple(cache.test_picture(k) for k in range(32)) if data is not None else ()
+    values = cache.thresholds(model, (picture, *others))
+    signs = list(dict.fromkeys(values.layer))
+    dynamic = list(dict.fromkeys(values.layer[values.image >= 0]))
+    state.valid("sign", signs, layer if layer in signs else signs[-1])
+    words.badge("measured", f"thresholds; dynamic ones over {1 + len(others)} pictures" if dynamic else "thresholds")
+    sign = st.selectbox("Sign of layer", signs, key="sign", help="A bit is +1 where the map reaches the threshold.")
+    st.plotly_chart(
+        figures.threshold_plot(values, sign, image=0, size=310),
+        config={"displayModeBar": False},
+        alt=f"Thresholds of the sign of {sign}, channel by channel",
+    )
+    st.caption(
+        f"Thresholds of {len(dynamic)} layers follow the picture (context embedding)."
+        if dynamic
+        else "All thresholds of this network are the same for every picture; BCDNet-B's follow the picture."
+    )
+
+words.misleads(
+    "A small weight error is no accuracy: what counts is what the error does to the sums, and batch normalisation and "
+    "training take much of it up. Compare the measured accuracies on the overview.",
+    "Latent weights carry no scale of their own: batch normalisation undoes it. Compare layers by the relative error.",
+    "For weights from a bell curve the relative error is about 0.60, for weights that are all ±α it is 0. Values near "
+    "0.60 say that training left the weights' distribution as it started.",
+)

@@ -1,0 +1,1 @@
+"""Controls that two or more pages share."""

@@ -1,0 +1,45 @@
+"""What several test files share: a folder of tiny checkpoints with random weights."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import bcdnet
+from bcdnet.data import FASHION_MNIST
+from bcdnet.data.fashion_mnist import CLASSES
+
+TINY = {
+    "image_size": 28,
+    "in_channels": 1,
+    "num_classes": 10,
+    "width": 1 / 8,
+    "stem_stride": 1,
+    "strides": (1, 2, 1, 2, 1),
+    "blocks": (1, 1, 1, 2, 2),
+}
+
+
+def write_checkpoint(folder: Path, name: str, variant: str, **changes: Any) -> None:
+    torch.manual_seed(len(name))
+    model = bcdnet.create_model(variant, **{**TINY, **changes})
+    card = {
+        "title": f"Tiny {name}",
+        "classes": list(CLASSES),
+        "preprocess": FASHION_MNIST.to_dict(),
+        "dataset": "fashion-mnist",
+        "metrics": {"top1": 10.0 + len(name) / 10, "top5": 50.0, "n": 10000, "ci95": [9.4, 12.1]},
+    }
+    bcdnet.save(model, folder / f"{name}.safetensors", card)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four tiny untrained networks: a real-valued one, one without MLPs, BCDNet-A and BCDNet-B."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    write_checkpoint(folder, "a_bcdnet", "bcdnet_a", mlp_groups=2)
+    write_checkpoint(folder, "b_bcdnet", "bcdnet_b", mlp_groups=2)
+    write_checkpoint(folder, "reactnet", "reactnet_a")
+    write_checkpoint(folder, "twin", "bcdnet_a", mlp_groups=2, precision="32/32")
+    return folder
