@@ -8,7 +8,6 @@ The methods are Captum's. Random draws come from generators of our own, so the g
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +27,7 @@ from captum.attr import (
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from bcdnet.evaluate import evaluating
 from bcdnet.layers import RPReLU, RSign
 from bcdnet.model import Network
 
@@ -349,7 +349,7 @@ def attribute(
 
     baseline, baseline_note = _baseline(model, x, chosen.get("baseline")) if "baseline" in chosen else (None, "")
     run = _Run(model, explained, x, layer, baseline, chosen, torch.Generator().manual_seed(seed))
-    with _evaluating(model), torch.inference_mode(False), torch.enable_grad():
+    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         raw, output_change = _RUNNERS[method](run)
     values = raw.detach().double()
     size = (x.shape[2], x.shape[3])
@@ -503,18 +503,6 @@ def _output_change(run: _Run) -> float:
     # thresholds, and rounding, which depends on the batch size, decides the sign.
     with torch.no_grad():
         return (run.explained(run.x) - run.explained(run.baseline)).item()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's own mode afterwards, whatever happened."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _options(method: str, size: tuple[int, int], options: Mapping[str, Any]) -> dict[str, Any]:
