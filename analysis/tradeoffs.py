@@ -1,0 +1,303 @@
+"""Accuracy against cost: what the paper prints, what this code counts, and what the shipped models were measured at.
+
+Every row says which of the three it is in a column ``kind``: "quoted", "computed" or "measured".
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from bcdnet import checkpoint
+from bcdnet.cost import NetworkCost, network_cost
+from bcdnet.variants import VARIANTS, Config
+
+_DATA = Path(__file__).parent / "data"
+_PAPER = "BCDNet, ECCV 2022 (quoted)"
+
+#: Unit of a column of counts in the paper's Table 1.
+_TABLE_1_UNITS = {"bops": 1e9, "flops": 1e8, "flops_bracket": 1e8, "ops": 1e8, "ops_bracket": 1e8}
+
+#: Captions in our words, units by column, and what a reader must know.
+_ABOUT: dict[int, tuple[str, dict[str, str], tuple[str, ...]]] = {
+    1: (
+        "ImageNet-1K: BCDNet and the state of the art.",
+        {
+            "bops": "1e9",
+            "flops": "1e8",
+            "flops_bracket": "1e8",
+            "ops": "1e8",
+            "ops_bracket": "1e8",
+            "top1": "%",
+            "top1_gain": "% points over ReActNet-A",
+            "top5": "%",
+        },
+        (
+            "The bracketed FLOPs and OPs count real convolutions and the linear layer only; the others also count "
+            "element-wise work. Where the paper prints one number, its convention is that of the work it comes from.",
+            "The authors' own like-for-like baseline reaches 70.31 % (Table 6, 'Convolution'), so the MLP stage alone "
+            "gains +1.45 points over it, not the printed +2.4.",
+            "BCDNet-B's +0.5 points over BCDNet-A include 300k more training iterations.",
+        ),
+    ),
+    2: ("ImageNet-1K: networks of the ResNet-18 architecture.", {"top1": "%"}, ()),
+    3: (
+        "Fine-grained data sets: top-1 accuracy; † with ImageNet pretraining.",
+        dict.fromkeys(("cub_200", "flowers", "aircraft", "cars", "dogs", "avg"), "%"),
+        (
+            "The † numbers exceed what full-precision networks reach on the official splits: quoted, not promised.",
+            "Stanford Dogs is made of ImageNet images, so pretraining has seen them.",
+        ),
+    ),
+    4: (
+        "ResNet-18 on ImageNet-1K: stages whose binary convolutions give way to binary MLPs.",
+        {"top1": "%"},
+        ("Shorter training than in Table 2, so compare within this table only.",),
+    ),
+    5: (
+        "ResNet-18 on ImageNet-1K: binary MLPs in place of one convolution of the last stage.",
+        {"block_ops": "1e6", "top1": "%"},
+        ("Shorter training than in Table 2, so compare within this table only.",),
+    ),
+    6: (
+        "Branches of the binary MLP (point, short, long range) over training, ImageNet-1K.",
+        {
+            f"{step}_{top}": "%"
+            for step in ("step1", "step2_200k", "step2_400k", "step2_600k")
+            for top in ("top1", "top5")
+        },
+        (
+            "Step 1 is 32/1 (real weights), step 2 is 1/1.",
+            "'Convolution' is the like-for-like baseline, trained by the authors in the same way: 70.31 % at the end. "
+            "P-S-L ends at 71.76 %, 1.45 points above it.",
+        ),
+    ),
+}
+
+#: Row of Table 1 or 2 -> our variant.
+_OURS = {
+    "ReActNet-A [23]": "reactnet_a",
+    "ReActNet-B [23]": "reactnet_b",
+    "ReActNet-C [23]": "reactnet_c",
+    "BCDNet-A": "bcdnet_a",
+    "BCDNet-B": "bcdnet_b",
+    "ReActNet (R18) [23]": "reactnet_18",
+    "BCDNet-A (R18)": "bcdnet_a_18",
+    "BCDNet-B (R18)": "bcdnet_b_18",
+}
+
+COSTS = ["bops", "flops_full", "flops_conv_fc", "ops_full", "ops_conv_fc", "params", "binary_params", "megabytes"]
+
+
+def paper_table(number: int) -> pd.DataFrame:
+    """One of the paper's Tables 1 to 6, row by row as printed; a dash is NaN.
+
+    Table 1's ``flops`` and ``ops`` are the numbers before a bracket, ``flops_bracket`` and ``ops_bracket`` those
+    inside it. ``attrs`` hold ``source``, ``caption``, ``units`` (by column) and ``notes``.
+
+    Raises:
+        ValueError: there is no such table.
+    """
+    if number not in _ABOUT:
+        raise ValueError(f"the paper's tables here are 1 to 6; there is no table {number!r}.")
+    table = pd.read_csv(_DATA / f"table_{number}.csv")
+    caption, units, notes = _ABOUT[number]
+    table["kind"] = "quoted"
+    table.attrs = {"source": f"Table {number}, {_PAPER}", "caption": caption, "units": units, "notes": notes}
+    return table
+
+
+def custom_cost(config: Config, image_size: tuple[int, int] | None = None) -> pd.Series:
+    """Cost of one image through one network, in plain counts.
+
+    Args:
+        config: any network; it need not be a row of the table of variants.
+        image_size: (height, width) in pixels; the configuration's own if None.
+
+    Returns:
+        ``variant``, ``precision``, ``image_size``; ``bops``; ``flops_full``, ``flops_conv_fc``, ``ops_full``,
+        ``ops_conv_fc`` (see :mod:`bcdnet.cost`); ``params`` (both heads), ``binary_params``; ``megabytes`` (1e6 bytes)
+        with binary parameters at 1 bit and the others at 32; ``kind``, ``source``.
+
+    Raises:
+        InputError: the strides do not allow this image size.
+    """
+    height, width = config.image_size if image_size is None else image_size
+    return pd.Series(
+        {
+            "variant": config.name,
+            "precision": config.precision,
+            "image_size": f"{height}x{width}",
+            **_totals(network_cost(config, image_size)),
+            "kind": "computed",
+            "source": "counted layer by layer by bcdnet.cost",
+        }
+    )
+
+
+def computed_costs(configs: Iterable[Config] | None = None) -> pd.DataFrame:
+    """:func:`custom_cost` of several networks, a row each; of every named variant if None."""
+    return pd.DataFrame([custom_cost(config) for config in (VARIANTS.values() if configs is None else configs)])
+
+
+def layer_costs(config: Config, image_size: tuple[int, int] | None = None) -> pd.DataFrame:
+    """Cost of every layer with parameters, in order, in plain counts.
+
+    Returns:
+        ``layer`` (dotted path), ``unit`` (entry of ``model.units``, or "stem", "fc", "fc_dist"), ``kind`` (class of the
+        module), ``output`` (shape as text), ``params``, ``binary_params``, ``kilobytes`` (1e3 bytes), ``bops``,
+        ``flops_full``, ``flops_conv_fc``, ``ops_full``, ``ops_conv_fc``.
+    """
+    rows = []
+    for layer in network_cost(config, image_size).layers:
+        parts = layer.name.split(".")
+        rows.append(
+            {
+                "layer": layer.name,
+                "unit": parts[1] if parts[0] == "units" else parts[0],
+                "kind": layer.kind,
+                "output": "×".join(map(str, layer.output)),
+                "params": layer.params,
+                "binary_params": layer.binary_params,
+                "kilobytes": layer.bits / 8e3,
+                "bops": layer.bops,
+                **{f"flops_{convention}": flops for convention, flops in layer.flops.items()},
+                **{f"ops_{convention}": layer.bops / 64 + flops for convention, flops in layer.flops.items()},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def paper_vs_computed() -> pd.DataFrame:
+    """Every cost the paper prints of the networks defined here, beside what this code counts.
+
+    Returns:
+        ``method``, ``variant``, ``quantity`` (column of Table 1), ``printed``, ``computed`` (in the unit of the table),
+        ``agrees`` (``computed`` rounds to ``printed``). The two that do not, OPs of ReActNet-C (2.30 printed, 2.3055
+        counted) and of BCDNet-B (1.09, 1.0966), are sums of the printed, rounded BOPs/64 and FLOPs.
+    """
+    counted = {"bops": "bops", "flops": "flops_full", "flops_bracket": "flops_conv_fc", "ops": "ops_full"}
+    counted["ops_bracket"] = "ops_conv_fc"
+    rows = []
+    for printed in paper_table(1).to_dict("records"):
+        if (variant := _OURS.get(printed["method"])) is None:
+            continue
+        cost = _totals(network_cost(VARIANTS[variant]))
+        for quantity, unit in _TABLE_1_UNITS.items():
+            computed = cost[counted[quantity]] / unit
+            agrees = round(computed, 2) == printed[quantity]
+            rows.append((printed["method"], variant, quantity, printed[quantity], computed, agrees))
+    return pd.DataFrame(rows, columns=["method", "variant", "quantity", "printed", "computed", "agrees"])
+
+
+def measured_results(assets: Path) -> pd.DataFrame:
+    """Accuracy and cost of the shipped models, read from the manifest and the checkpoints' cards; builds no weights.
+
+    Args:
+        assets: folder that holds ``manifest.json``.
+
+    Returns:
+        One row a model in the manifest's order: ``id``, ``title``, ``variant``, ``precision``, ``dataset``, ``top1``,
+        ``low``, ``high`` (95 % interval), ``top5`` in percent, ``n`` test images, the columns of COSTS at the size it
+        was trained for, ``kind``, ``source``. No rows if nothing is shipped; NaN where a card is silent.
+
+    Raises:
+        CheckpointError: a listed checkpoint is missing or damaged.
+    """
+    columns = ["id", "title", "variant", "precision", "dataset", "top1", "low", "high", "top5", "n", *COSTS]
+    manifest = assets / "manifest.json"
+    rows = []
+    for entry in json.loads(manifest.read_text(encoding="utf-8"))["models"] if manifest.is_file() else ():
+        found = checkpoint.inspect(assets / entry["file"])
+        config, card = found["config"], found["card"]
+        metrics, dataset = card.get("metrics", {}), card.get("dataset", "unknown data")
+        low, high = metrics.get("ci95", (None, None))
+        how = f"measured on {metrics['n']:,} test images of {dataset}" if "n" in metrics else "not measured"
+        rows.append(
+            {
+                "id": entry["id"],
+                "title": entry["title"],
+                "variant": config.name,
+                "precision": config.precision,
+                "dataset": dataset,
+                "top1": metrics.get("top1"),
+                "low": low,
+                "high": high,
+                "top5": metrics.get("top5"),
+                "n": metrics.get("n"),
+                **_totals(network_cost(config)),
+                "kind": "measured",
+                "source": f"{how}; {entry['file']}",
+            }
+        )
+    return pd.DataFrame(rows, columns=[*columns, "kind", "source"])
+
+
+def scatter_points(assets: Path | None = None) -> pd.DataFrame:
+    """All points of an accuracy-cost chart; accuracies on different ``dataset`` are not comparable.
+
+    Quoted: every row of Tables 1 and 2 with a known cost. Costs are Table 1's where it prints them (one printed number
+    serves both conventions), else those computed for the variants defined here; ``cost_kind`` says which.
+    Measured: :func:`measured_results` of ``assets``, if given, with computed costs.
+
+    Returns:
+        ``name``, ``precision``, ``dataset``, ``top1``, ``low``, ``high``, COSTS in plain counts, ``kind``,
+        ``cost_kind``, ``source``.
+    """
+    rows = []
+    for number in (1, 2):
+        table = paper_table(number)
+        for row in table.to_dict("records"):
+            variant = _OURS.get(row["method"])
+            cost = dict(_totals(network_cost(VARIANTS[variant]))) if variant else {}
+            printed = number == 1 and pd.notna(row["bops"])
+            if printed:
+                value = {name: row[name] * unit for name, unit in _TABLE_1_UNITS.items()}
+                cost["bops"], cost["flops_full"], cost["ops_full"] = value["bops"], value["flops"], value["ops"]
+                for name in ("flops", "ops"):
+                    bracket = value[f"{name}_bracket"]
+                    cost[f"{name}_conv_fc"] = bracket if pd.notna(bracket) else value[name]
+            if cost:
+                rows.append(
+                    {
+                        "name": row["method"].split(" [")[0],
+                        "precision": row["w_a"],
+                        "dataset": "ImageNet-1K",
+                        "top1": row["top1"],
+                        **cost,
+                        "kind": "quoted",
+                        "cost_kind": "quoted" if printed else "computed",
+                        "source": table.attrs["source"],
+                    }
+                )
+    columns = ["name", "precision", "dataset", "top1", "low", "high", *COSTS, "kind", "cost_kind", "source"]
+    points = pd.DataFrame(rows, columns=columns)
+    if assets is None:
+        return points
+    measured = measured_results(assets).assign(cost_kind="computed").rename(columns={"title": "name"})
+    return pd.concat([points, measured[columns]], ignore_index=True) if len(measured) else points
+
+
+def pareto_front(points: pd.DataFrame, cost: str, accuracy: str = "top1") -> pd.DataFrame:
+    """The rows that no other row beats: none is at most as costly and at least as accurate, and better in one.
+
+    Rows where either value is NaN are left out; sorted by cost.
+    """
+    known = points.dropna(subset=[cost, accuracy]).sort_values([cost, accuracy], ascending=[True, False], kind="stable")
+    best_before = known[accuracy].cummax().shift(fill_value=float("-inf"))
+    # Twins in both values do not beat each other.
+    twin = known.duplicated([cost, accuracy]) & known[accuracy].eq(best_before)
+    front = known[accuracy].gt(best_before)
+    return known[front | (twin & front.groupby([known[cost], known[accuracy]]).transform("any"))]
+
+
+def _totals(cost: NetworkCost) -> dict[str, float]:
+    return {
+        "bops": cost.bops,
+        **{f"flops_{convention}": flops for convention, flops in cost.flops.items()},
+        **{f"ops_{convention}": ops for convention, ops in cost.ops.items()},
+        "params": cost.params,
+        "binary_params": cost.binary_params,
+        "megabytes": cost.bits / 8e6,
+    }
