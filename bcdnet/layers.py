@@ -166,9 +166,10 @@ class ContextEmbedding(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, ratio: int = 4) -> None:
         super().__init__()
-        self.reduce = nn.Linear(in_channels, in_channels // ratio)
-        self.threshold = nn.Linear(in_channels // ratio, in_channels)
-        self.offset = nn.Linear(in_channels // ratio, out_channels)
+        context = max(1, in_channels // ratio)
+        self.reduce = nn.Linear(in_channels, context)
+        self.threshold = nn.Linear(context, in_channels)
+        self.offset = nn.Linear(context, out_channels)
         for layer in (self.threshold, self.offset):
             nn.init.zeros_(layer.weight)
         for layer in (self.reduce, self.threshold, self.offset):
@@ -228,9 +229,7 @@ class ResidualUnit(nn.Module):
         real_op = isinstance(op, nn.Conv2d)
         self.sign = None if real_op else RSign(in_channels, binary_activations)
         self.embedding = (
-            None
-            if real_op or embedding_ratio is None
-            else ContextEmbedding(in_channels, out_channels, embedding_ratio)
+            None if real_op or embedding_ratio is None else ContextEmbedding(in_channels, out_channels, embedding_ratio)
         )
         self.op = op
         self.bn = nn.BatchNorm2d(out_channels)

@@ -136,16 +136,27 @@ class Config:
             require(
                 value is None or (isinstance(value, int) and value > 0), f"{ratio} must be positive, not {value!r}."
             )
+        require(
+            min(self.scaled(c) for c in (self.stem_channels, *self.channels)) > 0,
+            f"width {self.width} leaves a layer without channels; make it larger.",
+        )
         if self.family == "mobile":
-            previous = self.stem_channels
-            for c in self.channels:
+            for before, after in zip((self.stem_channels, *self.channels), self.channels, strict=False):
                 require(
-                    c == previous or c == 2 * previous,
-                    f"the mobile family keeps or doubles its channels; {previous} to {c} does neither.",
+                    after in (before, 2 * before),
+                    f"the mobile family keeps or doubles its channels; {before} to {after} does neither.",
                 )
-                previous = c
-        every = [self.scaled(c) for c in (self.stem_channels, *self.channels)]
-        require(min(every) >= 4, f"width {self.width} leaves fewer than 4 channels in a layer; make it larger.")
+                require(
+                    self.scaled(after) * before == self.scaled(before) * after,
+                    f"width {self.width} rounds {before} and {after} channels to {self.scaled(before)} and "
+                    f"{self.scaled(after)}, which is no doubling; use a multiple of 1/{self.stem_channels}.",
+                )
+        stem, groups = self.scaled(self.stem_channels), self.doubling_groups
+        require(groups is None or stem % groups == 0, f"doubling_groups {groups} must divide the {stem} stem channels.")
+        require(
+            self.family != "mixer" or self.channels == (self.stem_channels,),
+            f"the mixer family has one stage as wide as its stem; channels must be ({self.stem_channels},).",
+        )
         if self.mlp_groups or self.mlp_stages:
             require(
                 all(c % 4 == 0 for c in self.mlp_channels()),
