@@ -180,7 +180,7 @@ def thresholds(model: Network, x: Tensor | None = None) -> pd.DataFrame:
     for layer, unit in model.residual_units():
         if unit.sign is None:
             continue
-        static = -unit.sign.bias.detach().double().cpu().numpy()  # (C,)
+        static = 0.0 - unit.sign.bias.detach().double().cpu().numpy()  # (C,); 0.0 - b, because -b prints "-0"
         if unit.embedding is None:
             dynamic, first = np.zeros((1, len(static))), -1
         elif layer in seen and (added := seen[layer][1]) is not None:
