@@ -10,9 +10,11 @@ This is the only file of the dashboard that touches ``bcdnet``, and the only one
 
 import copy
 import hashlib
+import itertools
 import json
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,14 +29,19 @@ import torch
 from PIL import Image
 
 import bcdnet
-from analysis import attribution, binarization, receptive_field, sampling
+from analysis import attribution, binarization, comparison, receptive_field, sampling, tradeoffs
 from bcdnet import cost
 from bcdnet.checkpoint import CheckpointError, inspect
 from bcdnet.data import DataError, Dataset, ImageError, Preprocess, decode_image, open_dataset
-from bcdnet.model import InputError, Network
+from bcdnet.model import Network, map_sizes
 from bcdnet.paths import assets_dir
+from bcdnet.variants import VARIANTS
 
 __all__ = ["ImageError"]
+
+# Half of the processor for one user's work: threads that wait for one another on a full machine cost more than they
+# bring, and small networks gain little from many.
+torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
 
 T = TypeVar("T")
 #: Called with (done, total); whatever it raises, a rerun of the page included, stops the work.
@@ -97,18 +104,17 @@ def catalogue() -> tuple[tuple[Model, ...], tuple[str, ...]]:
     `$BCDNET_CHECKPOINTS`, a folder, takes the place of the shipped ones. A manifest.json there says order and titles;
     without one every *.safetensors file counts.
     """
-    own = os.environ.get("BCDNET_CHECKPOINTS")
-    root = Path(own) if own else assets_dir()
+    folder = root()
     try:
-        rows = _rows(root)
+        rows = _rows(folder)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        return (), (f"The list of models {root.name}/manifest.json cannot be read ({type(error).__name__}).",)
+        return (), (f"The list of models {folder.name}/manifest.json cannot be read ({type(error).__name__}).",)
     models, problems = [], []
     for row in rows:
-        path = (root / row["file"]).resolve()
+        path = (folder / row["file"]).resolve()
         try:
             stat = path.stat()
-            models.append(_described(row, path, f"{path}:{stat.st_mtime_ns}:{stat.st_size}"))
+            models.append(_described(row, str(folder), path, f"{path}:{stat.st_mtime_ns}:{stat.st_size}"))
         except OSError:
             problems.append(f"{path.name} is listed but missing.")
         except CheckpointError as error:
@@ -116,29 +122,29 @@ def catalogue() -> tuple[tuple[Model, ...], tuple[str, ...]]:
     return tuple(models), tuple(problems)
 
 
-def _rows(root: Path) -> list[dict[str, Any]]:
-    manifest = root / "manifest.json"
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    manifest = folder / "manifest.json"
     if manifest.is_file():
         rows = json.loads(manifest.read_text(encoding="utf-8"))["models"]
         for row in rows:
             # The list must not lead out of its folder.
             for name in (row["file"], row.get("log") or ""):
-                if not (root / name).resolve().is_relative_to(root.resolve()):
+                if not (folder / name).resolve().is_relative_to(folder.resolve()):
                     raise ValueError(name)
         return rows
-    folder = root if os.environ.get("BCDNET_CHECKPOINTS") else root / "checkpoints"
-    return [{"file": path.relative_to(root)} for path in sorted(folder.glob("*.safetensors"))]
+    checkpoints = folder if os.environ.get("BCDNET_CHECKPOINTS") else folder / "checkpoints"
+    return [{"file": str(path.relative_to(folder))} for path in sorted(checkpoints.glob("*.safetensors"))]
 
 
 @st.cache_data(show_spinner=False, max_entries=256)
-def _described(row: dict[str, Any], path: Path, key: str) -> Model:
+def _described(row: dict[str, Any], folder: str, path: Path, key: str) -> Model:
     about = inspect(path)
     if row.get("sha256") and _digest(path) != row["sha256"]:
         raise CheckpointError(f"{path.name} is not the file that the list of models was written for; fetch it again.")
     card = about["card"]
     identity = str(row.get("id") or path.stem)
     title = str(row.get("title") or card.get("title") or identity)
-    log = path.parent.parent / row["log"] if row.get("log") else None
+    log = Path(folder) / row["log"] if row.get("log") else None
     return Model(identity, title, path, key, about["config"], card, log)
 
 
@@ -180,6 +186,40 @@ def _cost(config: str, image_size: tuple[int, int] | None) -> cost.NetworkCost:
 def network_cost(config: bcdnet.Config, image_size: tuple[int, int] | None = None) -> cost.NetworkCost:
     """See :func:`bcdnet.cost.network_cost`."""
     return _cost(config.to_json(), image_size)
+
+
+def root() -> Path:
+    """The folder that holds the list of models."""
+    return Path(os.environ.get("BCDNET_CHECKPOINTS") or assets_dir())
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def scatter_points(models: tuple[str, ...]) -> pd.DataFrame:
+    """See :func:`analysis.tradeoffs.scatter_points`; ``models`` are the keys of those on offer, to notice changes."""
+    return tradeoffs.scatter_points(root())
+
+
+def variants() -> dict[str, bcdnet.Config]:
+    """The rows of the table of variants."""
+    return dict(VARIANTS)
+
+
+def configured(name: str, changes: dict[str, Any]) -> bcdnet.Config:
+    """A variant with some fields changed. ValueError, with a sentence for the reader, if it describes no network."""
+    config = VARIANTS[name].replace(**changes)
+    map_sizes(config)
+    return config
+
+
+@st.cache_data(show_spinner=False, max_entries=256)
+def _custom(config: str) -> tuple[pd.Series, pd.DataFrame]:
+    network = bcdnet.Config.from_json(config)
+    return tradeoffs.custom_cost(network), tradeoffs.layer_costs(network)
+
+
+def custom_cost(config: bcdnet.Config) -> tuple[pd.Series, pd.DataFrame]:
+    """See :func:`analysis.tradeoffs.custom_cost` and :func:`analysis.tradeoffs.layer_costs`."""
+    return _custom(config.to_json())
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
@@ -252,6 +292,27 @@ def probabilities(model: Model, picture: Picture) -> np.ndarray:
     """Softmax of the logits, (num_classes,)."""
     with locked(model) as network, torch.no_grad():
         return network(seen(model, picture).x).softmax(1)[0].double().numpy()
+
+
+@st.cache_data(show_spinner=False, max_entries=512, hash_funcs=_HASH)
+def top_k(model: Model, picture: Picture) -> pd.DataFrame:
+    """See :func:`analysis.comparison.top_k`: the five likeliest classes."""
+    with locked(model) as network:
+        return comparison.top_k(network, seen(model, picture).x, model.classes)
+
+
+@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=_HASH)
+def seconds_per_image(model: Model) -> float:
+    """Time of a forward pass on this machine, per image of a small batch; the shorter of two, as the first warms up."""
+    batch = 8
+    x = torch.zeros(batch, model.config.in_channels, *preprocess(model).image_size)
+    times = []
+    with locked(model) as network, torch.no_grad():
+        for _ in range(2):
+            start = time.perf_counter()
+            network(x)
+            times.append((time.perf_counter() - start) / batch)
+    return min(times)
 
 
 @st.cache_data(show_spinner=False, max_entries=64, hash_funcs=_HASH)
@@ -397,8 +458,26 @@ def attribute(
         with locked(model) as network:
             return attribution.attribute(network, x, target, method, **arguments)
 
-    key = ("attribute", model.key, picture.key, target, method, layer, against, *sorted(options.items()))
-    return _remember(key, compute)
+    return _remember(_attribution_key(model, picture, target, method, layer, against, options), compute)
+
+
+def attribution_known(
+    model: Model, picture: Picture, target: int, method: str, layer: str | None, against: int | None, **options: Any
+) -> bool:
+    """Whether :func:`attribute` would answer at once."""
+    return _results().get(_attribution_key(model, picture, target, method, layer, against, options)) is not None
+
+
+def _attribution_key(
+    model: Model,
+    picture: Picture,
+    target: int,
+    method: str,
+    layer: str | None,
+    against: int | None,
+    options: dict[str, Any],
+) -> tuple[Any, ...]:
+    return ("attribute", model.key, picture.key, target, method, layer, against, *sorted(options.items()))
 
 
 def erf_known(model: Model, layer: str, row: int, col: int, n: int, method: str) -> bool:
@@ -418,3 +497,32 @@ def effective_receptive_field(
         )
 
     return _remember(("erf", model.key, layer, row, col, n, method), compute)
+
+
+_BATCH = 100
+
+
+def logits_known(model: Model, n: int) -> bool:
+    """Whether :func:`test_logits` would answer at once."""
+    return _results().get(("logits", model.key, n)) is not None
+
+
+def test_logits(model: Model, n: int, progress: Progress | None = None) -> np.ndarray:
+    """Logits (n, classes) of the first ``n`` test images, a multiple of 100."""
+
+    def compute() -> np.ndarray:
+        data = test_set()
+        assert data is not None
+        batches = itertools.islice(data.batches(preprocess(model), _BATCH), n // _BATCH)
+        return comparison.predict_set(private_copy(model), batches, progress, n)
+
+    return _remember(("logits", model.key, n), compute)
+
+
+@st.cache_data(show_spinner=False, max_entries=32, hash_funcs=_HASH)
+def compare(models: tuple[Model, ...], n: int) -> comparison.Comparison:
+    """See :func:`analysis.comparison.compare`, on the first ``n`` test images, by title of the model."""
+    data = test_set()
+    assert data is not None
+    logits = {model.title: test_logits(model, n) for model in models}
+    return comparison.compare(logits, data.labels[:n].tolist(), data.classes)

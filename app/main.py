@@ -1,11 +1,15 @@
 """The dashboard's entry: page list, and the selection that all pages share."""
 
+import numpy as np
 import streamlit as st
+from PIL import Image
 
 from app import cache, state
 from app.widgets import selection
 
-st.set_page_config(page_title="BCDNet Explorer", page_icon=":material/grid_on:", layout="wide")
+# A drawn icon, because Streamlit's own would be fetched from the network: the short-range pattern, one bit a cell.
+ICON = Image.fromarray(np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8) * 255).resize((48, 48), Image.Resampling.NEAREST)
+st.set_page_config(page_title="BCDNet Explorer", page_icon=ICON, layout="wide")
 
 PAGES = [
     st.Page("views/overview.py", title="Overview", icon=":material/home:", default=True,

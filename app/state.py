@@ -46,6 +46,8 @@ def restore() -> None:
             st.session_state[name] = text.split(",")
         elif kind is str:
             st.session_state[name] = text
+            if name == "layer":
+                choose_layer()
         elif text.isdecimal() and len(text) < 10:
             st.session_state[name] = int(text)
 
@@ -56,7 +58,7 @@ def publish() -> None:
     texts = {
         name: ",".join(value) if isinstance(value, list | tuple) else str(value)
         for name, value in values.items()
-        if value is not None and value != []
+        if value is not None and value != [] and (name != "layer" or layer_chosen())
     }
     if st.query_params.to_dict() != texts:
         st.query_params.from_dict(texts)
@@ -64,7 +66,17 @@ def publish() -> None:
 
 def valid(name: str, options: Sequence[T], default: T) -> T:
     """The selected value if ``options`` holds it, else ``default``, which is then the selected one."""
-    if st.session_state.get(name) not in options:
+    if name not in st.session_state or st.session_state[name] not in options:
         st.session_state[name] = default
     value: T = st.session_state[name]
     return value
+
+
+def choose_layer() -> None:
+    """From now on the layer is one that the reader chose; before, each page starts at the one that shows it best."""
+    st.session_state["layer_chosen"] = True
+
+
+def layer_chosen() -> bool:
+    """Whether the reader chose the layer."""
+    return "layer_chosen" in st.session_state

@@ -1,0 +1,213 @@
+"""Compare variants: the same picture, and the same test set, through up to four models."""
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from analysis.attribution import METHODS
+from analysis.figures import attribution as maps
+from analysis.figures import comparison as figures
+from app import cache, state
+from app.widgets import selection, words
+
+_MOST = 4
+
+selection.chosen()
+everything, _ = cache.catalogue()
+model, picture = selection.chosen()
+by_id = {model.id: model for model in everything}
+
+st.markdown(
+    "The same picture goes through up to four networks. The maps share one colour scale, so a pale map is weaker "
+    "evidence and not just a paler picture."
+)
+wanted = [key for key in st.session_state.get("models", []) if key in by_id][:_MOST]
+if not wanted:
+    binary = [m.id for m in everything if m.config.precision == "1/1"] or list(by_id)
+    wanted = binary[:3]
+st.session_state["models"] = wanted
+chosen = st.multiselect(
+    "Models",
+    list(by_id),
+    format_func=lambda key: by_id[key].title,
+    key="models",
+    max_selections=_MOST,
+    help="Up to four. The first ones are shown when nothing is chosen.",
+)
+models = [by_id[key] for key in chosen]
+if not models:
+    st.info("Choose at least one model.")
+    st.stop()
+
+
+def _one_picture() -> None:
+    scores = {m.id: cache.probabilities(m, picture) for m in models}
+    names = models[0].classes
+    order = [int(k) for k in np.mean([s for s in scores.values() if len(s) == len(names)], axis=0).argsort()[::-1]]
+    left, right, _ = st.columns([2, 2, 3])
+    with left:
+        if st.session_state.get("target") not in order:
+            st.session_state["target"] = order[0]
+        target = st.selectbox(
+            "Class to explain",
+            order,
+            format_func=lambda k: names[k],
+            key="target",
+            help="All maps explain this class. The first one is what the networks find likeliest on average.",
+        )
+    with right:
+        forward_only = ["grad_cam", "feature_ablation"]
+        method = st.segmented_control(
+            "Map",
+            forward_only,
+            default="grad_cam",
+            required=True,
+            key="compare_method",
+            format_func=lambda key: METHODS[key].title,
+            help="Both are exact: Grad-CAM at the last unit, and block ablation, which only runs the network forward.",
+        )
+    results = {}
+    for m in models:
+        try:
+            results[m.id] = cache.attribute(m, picture, target, method)
+        except ValueError as error:
+            st.warning(f"{m.title}: {error}")
+    for column, m in zip(st.columns(len(models)), models, strict=True):
+        with column.container(border=True, height="stretch"):
+            _card(m, scores[m.id])
+    shown = [m for m in models if m.id in results]
+    if shown:
+        words.badge(*words.VALIDITY["exact"])
+        st.plotly_chart(
+            maps.side_by_side(
+                {m.title: results[m.id].map for m in shown}, [np.asarray(cache.seen(m, picture).image) for m in shown]
+            ),
+            config={"displayModeBar": False},
+            alt=f"{METHODS[method].title} for {names[target]}: {', '.join(m.title for m in shown)}",
+        )
+
+
+def _card(m: cache.Model, scores: np.ndarray) -> None:
+    st.markdown(f"**{m.title}**")
+    best = int(scores.argmax())
+    right = picture.label is None or m.classes[best] == cache.test_set().classes[picture.label]  # type: ignore[union-attr]
+    verdict = "" if picture.label is None else (" :green[:material/check:]" if right else " :red[:material/close:]")
+    st.markdown(f"{m.classes[best]} · {scores[best]:.1%}{verdict}")
+    metrics, cost = m.card.get("metrics") or {}, cache.network_cost(m.config)
+    accuracy, ops = st.columns(2)
+    top1 = metrics.get("top1")
+    accuracy.metric(
+        "Top-1",
+        "–" if top1 is None else f"{top1:.1f} %",
+        help="Measured on the whole test set, from the card." if top1 is not None else "The card holds no accuracy.",
+    )
+    ops.metric("OPs (10⁶)", f"{cost.ops['full'] / 1e6:.2f}", help="Computed: BOPs / 64 + FLOPs, convention full.")
+
+
+_one_picture()
+
+st.subheader("On the test set")
+
+
+def _test_set() -> None:
+    data = cache.test_set()
+    if data is None:
+        st.info("The test set was not found, so there is nothing to count on.")
+        return
+    n = st.segmented_control(
+        "Images",
+        [1000, 10000],
+        default=1000,
+        required=True,
+        key="compare_n",
+        format_func=lambda k: f"all {k:,}" if k == 10000 else f"the first {k:,}",
+        help="More images, narrower intervals, more time.",
+    )
+    seconds = sum(n * cache.seconds_per_image(m) for m in models if not cache.logits_known(m, n))
+    if seconds > 30:
+        st.info(f"This needs up to {seconds:.0f} s on this machine, once; then it is remembered.")
+        if not st.button("Compute it", type="primary", key="compare_go", help="Any other click cancels the work."):
+            return
+    slot = st.empty()
+    for k, m in enumerate(models):
+        if not cache.logits_known(m, n):
+            bar = slot.progress(0.0, f"{m.title}: reading the test images")
+
+            def show(done: int, total: int, m: cache.Model = m, bar=bar, k: int = k) -> None:
+                bar.progress((k + done / total) / len(models), f"{m.title}: {done:,} of {total:,} images")
+
+            cache.test_logits(m, n, show)
+    slot.empty()
+    try:
+        result = cache.compare(tuple(models), n)
+    except ValueError as error:
+        st.warning(str(error))
+        return
+    words.badge("measured", f"on {n:,} test images, here and now" if n < 10000 else "on all 10,000 test images, here and now")
+    _results(result, n)
+
+
+def _results(result, n: int) -> None:
+    left, right = st.columns(2, gap="large")
+    left.plotly_chart(
+        figures.accuracy_whiskers(result.accuracy),
+        config={"displayModeBar": False},
+        alt="Top-1 accuracy with 95 % confidence intervals",
+    )
+    right.plotly_chart(
+        figures.per_class_dots(result.per_class),
+        config={"displayModeBar": False},
+        alt="Accuracy by class",
+    )
+    if len(result.mcnemar):
+        st.markdown("**Are the differences more than luck?**")
+        st.dataframe(
+            result.mcnemar,
+            hide_index=True,
+            column_config={
+                "model_a": "Model A",
+                "model_b": "Model B",
+                "only_a": st.column_config.NumberColumn("only A right", help="Images that A gets right and B does not."),
+                "only_b": st.column_config.NumberColumn("only B right", help="Images that B gets right and A does not."),
+                "difference": st.column_config.NumberColumn("A − B", format="%+.2f %%", help="Difference of top-1."),
+                "p": st.column_config.NumberColumn("p", format="%.3g", help="Exact McNemar test: the chance of so "
+                                                   "uneven a split if both were equally good."),
+            },
+            alt="Pairwise differences of the models, with exact McNemar tests",
+        )  # fmt: skip
+    if len(result.disagreements):
+        _disagreements(result, n)
+
+
+def _disagreements(result, n: int) -> None:
+    st.markdown(f"**Where they part**: {len(result.disagreements):,} of {n:,} images. Choose a row to look at it above.")
+    shown = result.disagreements.head(200)
+    names = np.array(result.classes)
+    table = pd.DataFrame({"image": shown["index"], "label": names[shown.label]})
+    for m in models:
+        table[m.title] = names[shown[m.title]]
+    st.dataframe(
+        table,
+        hide_index=True,
+        height=260,
+        key="disagreements",
+        selection_mode="single-row",
+        on_select=lambda: _look_at(table),
+        alt="Test images on which the models disagree, with the label and each prediction",
+    )
+
+
+def _look_at(table: pd.DataFrame) -> None:
+    rows = st.session_state["disagreements"]["selection"]["rows"]
+    if rows:
+        st.session_state["image"] = int(table["image"].iloc[rows[0]])
+        st.session_state["source"] = "Test image"
+
+
+_test_set()
+words.misleads(
+    "With few images the intervals are wide: two models whose intervals overlap may well be equally good.",
+    "p-values of several pairs are not corrected for looking at many.",
+    "OPs are counted, not timed; a model with fewer OPs need not be faster.",
+    "The softmax of an untested network says how it ranks classes, not how often it is right.",
+)

@@ -1,0 +1,167 @@
+"""OPs trade-offs: accuracy against cost, published, measured, and of a variant the reader configures."""
+
+from typing import Any
+
+import streamlit as st
+
+from analysis import tradeoffs
+from analysis.figures import tradeoffs as figures
+from app import cache
+from app.widgets import words
+
+models, _ = cache.catalogue()
+points = cache.scatter_points(tuple(model.key for model in models))
+
+st.markdown(
+    "A binary multiply-accumulate costs a 64th of a real one, so **OPs = BOPs / 64 + FLOPs**. The further up and to the "
+    "left a network stands, the better. Accuracies on different data sets do not compare, so each has its own chart."
+)
+
+
+def _scatter(configured) -> None:
+    left, right = st.columns([4, 1], gap="large")
+    with right:
+        sets = list(dict.fromkeys(points.dataset))
+        names = {"fashion-mnist": "Fashion-MNIST, measured", "ImageNet-1K": "ImageNet-1K, quoted"}
+        dataset = st.radio(
+            "Data set",
+            sets,
+            format_func=lambda name: names.get(name, name),
+            key="cost_set",
+            help="Published numbers are on ImageNet-1K; the models shipped here were measured on Fashion-MNIST.",
+        )
+        axis = st.selectbox(
+            "Cost",
+            list(figures.AXES),
+            format_func=lambda name: figures.AXES[name],
+            key="cost_axis",
+            help="Full counts element-wise work as well; conv+fc counts real convolutions and the linear layer only.",
+        )
+        log = st.toggle("Logarithmic", value=dataset == "ImageNet-1K", key=f"cost_log_{dataset}",
+                        help="Equal steps mean equal factors.")  # fmt: skip
+        mine = st.toggle("Show my variant", value=False, key="cost_mine",
+                         help="Draw the cost of the variant configured below as a line; its accuracy is not known.")  # fmt: skip
+    shown = points[points.dataset == dataset]
+    with left:
+        if dataset == "ImageNet-1K":
+            words.badge("quoted", "Xing et al., ECCV 2022, Tables 1 and 2")
+        else:
+            words.badge("measured", f"models shipped here, on {dataset}")
+        st.plotly_chart(
+            figures.accuracy_cost_scatter(shown, axis, configured if mine else None, log),
+            config={"displayModeBar": False},
+            alt=f"Accuracy against cost of {len(shown)} networks on {dataset}, with the Pareto front",
+        )
+
+
+def _configure():
+    """Controls for a variant of one's own; its configuration, or None if it describes no network."""
+    variants = cache.variants()
+    first, second, third, fourth = st.columns(4)
+    name = first.selectbox(
+        "Start from", list(variants), index=list(variants).index("bcdnet_a"), key="base", help="A row of the table of variants."
+    )
+    base = variants[name]
+    changes: dict[str, Any] = {}
+    changes["precision"] = second.selectbox(
+        "Bits of weights / activations", ["1/1", "32/1", "1/32", "32/32"], key=f"precision_{name}",
+        help="1/1 is the binary network, 32/1 is training step 1, 32/32 the real-valued twin.",
+    )  # fmt: skip
+    size = third.number_input(
+        "Image side (pixels)", 28, 512, base.image_size[0], step=4, key=f"side_{name}", help="Pictures are square here."
+    )
+    changes["image_size"] = (int(size), int(size))
+    changes["num_classes"] = int(
+        fourth.number_input("Classes", 2, 22000, base.num_classes, key=f"classes_{name}", help="Outputs of the linear layer.")
+    )
+    changes["width"] = first.number_input(
+        "Width", 0.125, 4.0, float(base.width), step=0.125, key=f"width_{name}", help="Multiplier on every channel count."
+    )
+    if base.family == "mobile":
+        changes["mlp_groups"] = int(
+            second.number_input(
+                "Groups of MLPs", 0, 8, base.mlp_groups, key=f"groups_{name}",
+                help="How many of the last convolution blocks give way to binary MLPs and one pointwise unit.",
+            )
+        )  # fmt: skip
+    if base.family != "mixer":
+        has_mlps = bool(changes.get("mlp_groups") or base.mlp_stages)
+        changes["mlps_per_conv"] = int(
+            third.number_input(
+                "MLPs for one convolution", 1, 6, base.mlps_per_conv, disabled=not has_mlps, key=f"per_conv_{name}",
+                help="Three MLPs have about as many operations as one 3×3 convolution (the paper's Table 5).",
+            )
+        )  # fmt: skip
+        changes["branches"] = fourth.selectbox(
+            "Branches", ["PSL", "PSS", "PLL", "PS", "PL", "P"], disabled=not has_mlps, key=f"branches_{name}",
+            help="Point, short and long range: the tokens each MLP reads (the paper's Table 6).",
+        )  # fmt: skip
+        embedded = first.toggle(
+            "Context embedding", base.embedding_ratio is not None, key=f"embedding_{name}",
+            help="Thresholds that follow the picture, as in BCDNet-B.",
+        )  # fmt: skip
+        changes["embedding_ratio"] = 4 if embedded else None
+    try:
+        return cache.configured(name, changes)
+    except ValueError as error:
+        st.error(str(error))
+        return None
+
+
+chart = st.container()
+st.subheader("The cost of any variant")
+words.badge("computed", "counted layer by layer, for one picture; nothing is trained or timed")
+config = _configure()
+cost = None
+if config is not None:
+    cost, layers = cache.custom_cost(config)
+    for column, (label, value, text) in zip(
+        st.columns(5),
+        [
+            ("OPs", f"{cost.ops_full / 1e6:,.2f} M", "BOPs / 64 + FLOPs, convention full."),
+            ("OPs, conv+fc", f"{cost.ops_conv_fc / 1e6:,.2f} M", "The same without element-wise work: the bracket in the paper."),
+            ("BOPs", f"{cost.bops / 1e6:,.1f} M", "Binary multiply-accumulates."),
+            ("Parameters", f"{cost.params / 1e6:,.3f} M", f"{cost.binary_params:,} of {cost.params:,} take one bit."),
+            ("Memory", f"{cost.megabytes:,.3f} MB", "Binary parameters at 1 bit, the others at 32."),
+        ],
+        strict=True,
+    ):
+        column.metric(label, value, help=text, border=True)
+    measure = st.segmented_control(
+        "Where the cost lies", ["ops", "kilobytes"], default="ops", required=True, key="cost_measure",
+        format_func={"ops": "operations", "kilobytes": "memory"}.get, help="Unit by unit, in the order of the network.",
+    )  # fmt: skip
+    st.plotly_chart(
+        figures.layer_bars(layers, measure),
+        config={"displayModeBar": False},
+        alt=f"Cost of every unit of the configured {config.name}",
+    )
+    with st.expander("Every layer as a table", icon=":material/table:"):
+        st.dataframe(layers, hide_index=True, alt="Parameters, BOPs, FLOPs and OPs of every layer")
+with chart:
+    _scatter(None if cost is None else cost.to_frame().T)
+
+st.subheader("The paper's tables")
+tabs = st.tabs([f"Table {number}" for number in range(1, 7)])
+for number, tab in enumerate(tabs, start=1):
+    with tab:
+        table = tradeoffs.paper_table(number)
+        words.badge("quoted", table.attrs["source"])
+        units = table.attrs["units"]
+        st.caption(table.attrs["caption"])
+        st.dataframe(
+            table.drop(columns="kind"),
+            hide_index=True,
+            column_config={name: f"{name} ({unit})" for name, unit in units.items() if name in table},
+            alt=f"The paper's Table {number}",
+        )
+        for note in table.attrs["notes"]:
+            st.caption(f":material/info: {note}")
+
+words.misleads(
+    "OPs are a convention. How long a network takes depends on the processor and its kernels: a binary network without "
+    "them can be slower than a real-valued one.",
+    "Works count differently. Before two published numbers are compared, look whether both count element-wise work.",
+    "Quoted accuracies were not measured again here.",
+    "The cost of a configured variant is certain; whether it can be trained to be accurate is not.",
+)

@@ -69,8 +69,7 @@ if len(binary) and len(table[table["W/A"] == "32/32"]):
     )
 
 st.subheader("The trained models")
-left, right = st.columns(2)
-with left.container(horizontal=True):
+with st.container(horizontal=True):
     words.badge("measured", "accuracy, from each model's card")
     words.badge("computed", "costs for one image")
 st.dataframe(

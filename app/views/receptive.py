@@ -87,7 +87,7 @@ def effective(layer: str, row: int, col: int, field: np.ndarray) -> None:
         n = st.select_slider(
             "Test images",
             [16, 64, 256],
-            value=64,
+            value=16,
             key="erf_images",
             help="The field is the mean over this many images, the first of the test set.",
         )

@@ -66,9 +66,9 @@ def _explain(about, row: int, col: int, merged) -> None:
     read.metric("Tokens read", tokens, help="Different tokens of the input map that this location reads.")
     shared.metric("Of the map", f"{tokens / everything:.0%}", help="Share of the input map's tokens.")
     border.metric(
-        "Round the border",
+        "Wrapped",
         inside[inside.wrapped].groupby(["row", "col"]).ngroups,
-        help="Tokens that are reached only by leaving the map on one side and coming back on the other.",
+        help="Tokens that are reached only round the border: by leaving the map on one side and coming back on the other.",
     )
     for branch, part in inside.groupby("branch", sort=False):
         places = ", ".join(f"({r}, {c})" for r, c in zip(part.row[:9], part.col[:9], strict=True))

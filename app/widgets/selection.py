@@ -128,8 +128,16 @@ def _show_input(model: Model, picture: Picture) -> None:
 
 def layer(options: list[str], default: str, label: str = "Layer", help: str = "") -> str:
     """A layer of the model; the one chosen on another page, if this page offers it."""
+    if not state.layer_chosen():
+        st.session_state["layer"] = default
     state.valid("layer", options, default)
-    return st.selectbox(label, options, key="layer", help=help or "A layer, in the order the image passes through.")
+    return st.selectbox(
+        label,
+        options,
+        key="layer",
+        on_change=state.choose_layer,
+        help=help or "A layer, in the order the image passes through.",
+    )
 
 
 def token(height: int, width: int) -> tuple[int, int]:

@@ -6,11 +6,19 @@ _BADGES = {
     "measured": (":material/straighten:", "green", "Measured here, on the files shipped with this program."),
     "computed": (":material/calculate:", "blue", "Follows from the architecture or the weights; nothing was timed."),
     "quoted": (":material/format_quote:", "orange", "Copied from a publication; not checked here."),
+    "exact": (":material/verified:", "green", "No surrogate stands between the network and this map."),
+    "surrogate": (":material/blur_on:", "orange", "Gradients passed through signs as training's stand-in has it."),
+}
+
+#: What to say beside a map, by the validity of its method.
+VALIDITY = {
+    "exact": ("exact", "no surrogate gradient"),
+    "surrogate": ("surrogate", "gradient through signs"),
 }
 
 
 def badge(kind: str, detail: str) -> None:
-    """Say where the numbers below come from: "measured", "computed" or "quoted", and on what or from whom."""
+    """Say where the numbers below come from: "measured", "computed", "quoted", and on what or from whom."""
     icon, colour, meaning = _BADGES[kind]
     st.badge(f"{kind} · {detail}", icon=icon, color=colour, help=meaning)  # type: ignore[arg-type]
 

@@ -1,0 +1,318 @@
+"""Every page of the dashboard, run without a browser on tiny untrained checkpoints."""
+
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from app import cache
+from app.widgets import selection
+
+MAIN = str(Path(__file__).resolve().parent.parent / "app" / "main.py")
+PAGES = ("overview", "sampling", "receptive", "attributions", "binarizing", "costs", "compare")
+
+
+@pytest.fixture(autouse=True)
+def tiny_models(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BCDNET_CHECKPOINTS", str(checkpoints))
+
+
+def open_page(page: str = "overview", **query: str) -> AppTest:
+    at = AppTest.from_file(MAIN, default_timeout=60)
+    for name, value in query.items():
+        at.query_params[name] = value
+    at.run()
+    if page != "overview":
+        at.switch_page(f"views/{page}.py").run()
+    return at
+
+
+def assert_fine(at: AppTest) -> None:
+    assert not at.exception, [e.message for e in at.exception]
+    assert not at.error, [e.value for e in at.error]
+
+
+def metrics(at: AppTest) -> dict[str, str]:
+    return {metric.label: metric.value for metric in at.metric}
+
+
+def charts(at: AppTest) -> int:
+    return len(at.get("plotly_chart"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_shows_real_content_before_anything_is_touched(page: str) -> None:
+    at = open_page(page)
+    assert_fine(at)
+    assert at.title[0].value
+    assert charts(at) >= 1
+    assert any("misleads" in expander.label for expander in at.expander)
+    # Where numbers come from is said, in a badge.
+    assert any("computed" in text.value or "measured" in text.value for text in at.markdown)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_chart_and_picture_has_a_text_for_those_who_cannot_see_it(page: str) -> None:
+    at = open_page(page)
+    for chart in at.get("plotly_chart"):
+        assert chart.proto.alt
+    assert all(frame.proto.alt for frame in at.dataframe)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_control_says_what_it_does(page: str) -> None:
+    at = open_page(page)
+    kinds = ("selectbox", "multiselect", "number_input", "slider", "select_slider", "toggle", "checkbox", "radio",
+             "text_input", "button", "button_group", "file_uploader")  # fmt: skip
+    silent = [(kind, w.proto.label) for kind in kinds for w in at.get(kind) if not w.proto.help]
+    assert not silent
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_without_models_a_page_says_so(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BCDNET_CHECKPOINTS", str(tmp_path))
+    at = open_page(page)
+    assert_fine(at)
+    if page == "costs":
+        assert charts(at) >= 1
+    else:
+        assert "No trained models" in " ".join(note.value for note in [*at.info, *at.warning])
+
+
+def test_a_damaged_checkpoint_is_named_and_the_others_still_work(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "good.safetensors").write_bytes((checkpoints / "reactnet.safetensors").read_bytes())
+    (tmp_path / "bad.safetensors").write_bytes(b"not a checkpoint")
+    monkeypatch.setenv("BCDNET_CHECKPOINTS", str(tmp_path))
+    at = open_page()
+    assert_fine(at)
+    assert any("bad.safetensors" in warning.value for warning in at.warning)
+    assert at.selectbox(key="model").options == ["Tiny reactnet"]
+
+
+def test_a_list_of_models_cannot_point_outside_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "manifest.json").write_text('{"models": [{"id": "x", "file": "../x.safetensors"}]}')
+    monkeypatch.setenv("BCDNET_CHECKPOINTS", str(tmp_path))
+    models, problems = cache.catalogue()
+    assert models == () and "cannot be read" in problems[0]
+
+
+# -- the selection ----------------------------------------------------------------------------------------------------
+
+
+def test_the_selection_follows_from_page_to_page_and_into_the_address() -> None:
+    at = open_page("sampling")
+    at.selectbox(key="model").select("b_bcdnet").run()
+    at.selectbox(key="layer").select("mlp2_1").run()
+    at.number_input(key="row").set_value(5).run()
+    at.switch_page("views/receptive.py").run()
+    assert_fine(at)
+    assert at.selectbox(key="layer").value == "mlp2_1" and at.number_input(key="row").value == 5
+    at.switch_page("views/overview.py").run()  # has neither layer nor row
+    at.switch_page("views/sampling.py").run()
+    assert at.selectbox(key="model").value == "b_bcdnet"
+    assert at.selectbox(key="layer").value == "mlp2_1" and at.number_input(key="row").value == 5
+    assert {name: at.query_params[name] for name in ("model", "layer", "row")} == {
+        "model": "b_bcdnet",
+        "layer": "mlp2_1",
+        "row": "5",
+    }
+
+
+def test_each_page_starts_at_the_layer_that_shows_it_best_until_one_is_chosen() -> None:
+    at = open_page("attributions")
+    assert at.selectbox(key="layer").value == "mlp2_point" and "layer" not in at.query_params
+    at.switch_page("views/sampling.py").run()
+    assert at.selectbox(key="layer").value == "mlp1_1"
+    at.selectbox(key="layer").select("mlp1_2").run()
+    at.switch_page("views/attributions.py").run()
+    assert at.selectbox(key="layer").value == "mlp1_2"
+
+
+def test_a_link_restores_the_view() -> None:
+    at = open_page("sampling", model="reactnet", image="17", layer="conv3_3x3", row="0", col="1")
+    assert_fine(at)
+    assert at.selectbox(key="model").value == "reactnet"
+    assert at.number_input(key="image").value == 17
+    assert at.selectbox(key="layer").value == "conv3_3x3"
+    assert (at.number_input(key="row").value, at.number_input(key="col").value) == (0, 1)
+
+
+def test_a_links_nonsense_is_dropped() -> None:
+    at = open_page("sampling", model="../../etc/passwd", image="99999", layer="<b>", row="-3", col="x", models="?")
+    assert_fine(at)
+    assert at.selectbox(key="model").value == "a_bcdnet"
+    assert at.number_input(key="image").value == 0
+    assert at.selectbox(key="layer").value == "mlp1_1"
+    assert at.query_params["model"] == "a_bcdnet" and at.query_params["row"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("point", "token"),
+    [({"x": 4, "y": 2}, (2, 4)), ({"x": 4.2, "y": 1.9}, (2, 4)), ({"x": 7, "y": 0}, None), ({"x": -1, "y": 0}, None)],
+)
+def test_a_click_finds_its_token(point: dict, token: tuple[int, int] | None) -> None:
+    assert selection.clicked_token({"selection": {"points": [point]}}, 7, 7) == token
+    assert selection.clicked_token({"selection": {"points": []}}, 7, 7) is None
+
+
+# -- pages ------------------------------------------------------------------------------------------------------------
+
+
+def test_sampling_counts_the_tokens_of_a_seven_by_seven_map() -> None:
+    at = open_page("sampling")
+    assert metrics(at)["Tokens read"] == "9"  # itself, four neighbours, four at distance three
+    assert metrics(at)["Wrapped"] == "0"
+    at.number_input(key="row").set_value(0).run()
+    assert metrics(at)["Tokens read"] == "9" and metrics(at)["Wrapped"] == "2"  # one short, one long, both upwards
+
+
+def test_a_context_embedding_sees_the_whole_picture() -> None:
+    at = open_page("receptive", model="b_bcdnet", layer="conv1_3x3")
+    assert metrics(at)["Of the picture"] == "100.0%"
+
+
+def test_the_explained_class_starts_at_the_prediction_and_follows_the_picture() -> None:
+    at = open_page("attributions")
+    model = cache.catalogue()[0][0]
+    assert at.selectbox(key="target").value == int(cache.probabilities(model, cache.test_picture(0)).argmax())
+    other = (at.selectbox(key="target").value + 1) % 10
+    at.selectbox(key="target").select(other).run()
+    assert at.selectbox(key="target").value == other
+    at.number_input(key="image").set_value(3).run()
+    assert at.selectbox(key="target").value == int(cache.probabilities(model, cache.test_picture(3)).argmax())
+    assert_fine(at)
+
+
+@pytest.mark.parametrize(
+    "method", ["saliency", "smooth_grad", "integrated_gradients", "occlusion", "feature_ablation", "input_x_gradient"]
+)
+def test_every_method_draws_a_map(method: str) -> None:
+    at = open_page("attributions", method=method)
+    assert_fine(at)
+    assert at.selectbox(key="method").value == method
+    assert charts(at) == 3  # top five, the map, the one beside it
+
+
+def test_comparing_shows_a_map_for_each_model_and_counts_on_the_test_set() -> None:
+    at = open_page("compare", models="a_bcdnet,twin")
+    assert_fine(at)
+    assert at.multiselect(key="models").value == ["a_bcdnet", "twin"]
+    assert charts(at) == 3  # the maps in one figure, accuracies, classes
+    assert any("1,000 test images" in text.value for text in at.markdown)
+
+
+# -- uploads ----------------------------------------------------------------------------------------------------------
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def rotated_jpeg() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(Image.new("RGB", (40, 20), "white"), "JPEG", exif=exif)
+
+
+RAMP = np.linspace(0, 65535, 40 * 40).reshape(40, 40).astype(np.uint16)
+PICTURES = {
+    "EXIF rotation": ("photo.jpg", rotated_jpeg(), "turned upright"),
+    "16 bits": ("deep.png", encoded(Image.fromarray(RAMP), "PNG"), "16-bit"),
+    "alpha": ("cut.png", encoded(Image.new("RGBA", (30, 30), (255, 0, 0, 0)), "PNG"), "Transparent"),
+    "CMYK": ("print.jpg", encoded(Image.new("CMYK", (30, 30), (0, 90, 90, 0)), "JPEG"), "CMYK"),
+    "palette": ("old.gif", encoded(Image.new("P", (30, 30), 3), "GIF"), "Palette"),
+    "one pixel": ("dot.png", encoded(Image.new("RGB", (1, 1), "red"), "PNG"), "enlarged"),
+    "hostile name": ("<img src=x onerror=alert(1)>**b**.png", encoded(Image.new("L", (28, 28)), "PNG"), "Exactly what"),
+}
+
+
+def upload(at: AppTest, name: str, content: bytes) -> AppTest:
+    at.session_state["source"] = "Upload"
+    at.run()
+    at.file_uploader(key="upload").upload(name, content)
+    return at.run()
+
+
+@pytest.mark.parametrize("case", PICTURES)
+def test_an_ordinary_picture_is_taken_and_changes_are_named(case: str) -> None:
+    name, content, note = PICTURES[case]
+    at = upload(open_page("attributions"), name, content)
+    assert_fine(at)
+    assert charts(at) == 3
+    assert any(note in caption.value for caption in at.sidebar.caption)
+    # The name of a file is never put where markup would act.
+    assert not any(name in text.value for text in [*at.markdown, *at.caption])
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(b"Dear reader, I am a letter.", "not a picture"), (b"", "empty"), (rotated_jpeg()[:200], "damaged")],
+)
+def test_anything_else_gets_one_sentence_and_the_page_goes_on(content: bytes, sentence: str) -> None:
+    at = upload(open_page("attributions"), "letter.png", content)
+    assert not at.exception
+    assert len(at.error) == 1 and sentence in at.error[0].value
+    assert charts(at) == 3  # of the test image
+
+
+# -- several users at once --------------------------------------------------------------------------------------------
+
+
+def test_maps_made_at_the_same_time_equal_those_made_one_by_one() -> None:
+    model = cache.catalogue()[0][0]
+    work = [(index, method) for index in range(4) for method in ("grad_cam", "saliency", "feature_ablation")]
+
+    def one(index: int, method: str) -> np.ndarray:
+        return cache.attribute(model, cache.test_picture(index), 3, method).map
+
+    cache._results.clear()
+    serial = [one(*item) for item in work]
+    cache._results.clear()
+    start = threading.Barrier(8)
+
+    def together(item: tuple[int, str]) -> np.ndarray:
+        if not start.broken:
+            start.wait(10)
+        return one(*item)
+
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(together, item) for item in (work + work[::-1])[:24]]
+        found = [job.result() for job in jobs]
+    for item, result in zip((work + work[::-1])[:24], found, strict=True):
+        np.testing.assert_array_equal(result, serial[work.index(item)])
+    with cache.locked(model) as network:
+        assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in network.modules())
+        assert not network.training
+
+
+def test_work_that_is_cancelled_frees_the_model_and_leaves_nothing_behind() -> None:
+    class Cancelled(BaseException):
+        """As Streamlit stops a page: not an Exception."""
+
+    def cancel(done: int, total: int) -> None:
+        raise Cancelled
+
+    model, picture = cache.catalogue()[0][0], cache.test_picture(5)
+    with pytest.raises(Cancelled):
+        cache.attribute(model, picture, 1, "feature_ablation", progress=cancel)
+    assert not cache.attribution_known(model, picture, 1, "feature_ablation", None, None)
+    with cache.locked(model) as network:
+        assert not any(m._forward_hooks for m in network.modules())
+
+
+def test_results_are_bounded_and_the_oldest_go_first() -> None:
+    results = cache._Results(2)
+    for key in (("a",), ("b",)):
+        results.put(key, key)
+    results.get(("a",))
+    results.put(("c",), "c")
+    assert results.get(("a",)) and results.get(("c",)) and results.get(("b",)) is None
