@@ -1,0 +1,189 @@
+"""Signed maps of evidence over the image they explain, and the predictions they explain."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from PIL import Image
+from plotly.colors import label_rgb, sample_colorscale, unlabel_rgb
+from plotly.subplots import make_subplots
+
+from analysis.figures.palette import BLUE, DIVERGING, GREY, backdrop, layout
+
+Map = NDArray[np.floating]
+Picture = NDArray[np.uint8]
+
+#: The image under a map is drawn in these shades of grey, so that both blue and red stand out on its dark parts too.
+_DARKEST, _LIGHTEST = 110, 245
+
+
+def overlay(map: Map, image: Picture | None = None, unit: str = "logit", size: int = 420) -> go.Figure:
+    """One signed map over the image in grey.
+
+    The scale is symmetric and zero is clear: only the colour's strength, not the image under it, tells the value.
+
+    Args:
+        map: float (H, W); values that are not finite are left out.
+        image: uint8 (H, W) or (H, W, 3), the pixels the network saw.
+        unit: of the values, for the colour bar.
+        size: height of the figure in pixels.
+    """
+    return side_by_side({"": map}, [image], unit=unit, size=size)
+
+
+def side_by_side(
+    maps: Mapping[str, Map],
+    images: Sequence[Picture | None] | Picture | None = None,
+    shared: bool = True,
+    unit: str = "logit",
+    size: int | None = None,
+) -> go.Figure:
+    """Several signed maps, at most four in a row, each over its image.
+
+    Args:
+        maps: title -> float (H, W).
+        images: one for all, or one for each, uint8 (H, W) or (H, W, 3).
+        shared: one scale for all, so that colours compare; else each map is divided by its own largest magnitude, which
+            its title then tells.
+        unit: of the values, for the colour bar.
+        size: height of the figure in pixels; by the number of rows and columns if None.
+    """
+    pictures = images if isinstance(images, Sequence) else [images] * len(maps)
+    limits = {title: _limit(map) for title, map in maps.items()}
+    limit = max(limits.values(), default=0) or 1.0
+    titles = list(maps) if shared else [f"{title}<br>largest ±{limits[title]:.2g}" for title in maps]
+    columns = max(1, min(4, len(maps)))
+    rows = -(-len(maps) // columns) or 1
+    fig = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.03, vertical_spacing=0.16 / rows)
+    for k, (title, values) in enumerate(maps.items()):
+        row, column = k // columns + 1, k % columns + 1
+        divisor = 1.0 if shared else limits[title] or 1.0
+        shown = np.where(np.isfinite(values), values, np.nan)
+        fig.add_trace(
+            go.Heatmap(
+                z=shown / divisor,
+                zmin=-limit if shared else -1,
+                zmax=limit if shared else 1,
+                colorscale=_clear_at_zero(),
+                showscale=False,
+                customdata=shown,
+                hovertemplate="row %{y}, column %{x}<br>%{customdata:+.4g}<extra></extra>",
+            ),
+            row,
+            column,
+        )
+        picture = pictures[k]
+        if picture is not None:
+            _lay_under(fig, picture, values.shape, k)
+        axis = "" if k == 0 else str(k + 1)
+        fig.update_xaxes(range=[-0.5, values.shape[1] - 0.5], row=row, col=column)
+        fig.update_yaxes(range=[values.shape[0] - 0.5, -0.5], scaleanchor=f"x{axis}", row=row, col=column)
+    _add_color_bar(fig, limit if shared else 1.0, unit if shared else "share of each<br>map's largest")
+    layout(fig, height=size or 60 + (310, 310, 290, 240)[columns - 1] * rows, legend=False)
+    fig.update_xaxes(visible=False, constrain="domain", matches=None)
+    fig.update_yaxes(visible=False, constrain="domain", matches=None)
+    return fig.update_layout(margin_t=12 if titles == [""] else 34 if shared else 50)
+
+
+def difference(
+    a: Map, b: Map, names: tuple[str, str], image: Picture | None = None, unit: str = "logit", size: int | None = None
+) -> go.Figure:
+    """Two maps and the first less the second, all three on one scale.
+
+    Args:
+        a, b: float (H, W) of one shape.
+        names: what to call them.
+        image: uint8 (H, W) or (H, W, 3), under all three.
+        unit: of the values, for the colour bar.
+        size: height of the figure in pixels.
+    """
+    first, second = names
+    maps = {first: a, second: b, f"{first} − {second}": a - b}
+    return side_by_side(maps, image, unit=unit, size=size)
+
+
+def top_bars(top: pd.DataFrame, chosen: int | None = None, size: int | None = None) -> go.Figure:
+    """The likeliest classes of one image as bars of probability.
+
+    Args:
+        top: rows of :func:`analysis.comparison.top_k`, likeliest first.
+        chosen: class index to highlight; the others are grey. None highlights the first.
+        size: height of the figure in pixels; grows with the number of bars if None.
+    """
+    chosen = int(top["index"].iloc[0]) if chosen is None else chosen
+    percent = 100 * top["probability"]
+    fig = go.Figure(
+        go.Bar(
+            x=percent,
+            y=top["label"],
+            orientation="h",
+            marker_color=[BLUE if index == chosen else GREY for index in top["index"]],
+            text=[f"{value:.1f} %" for value in percent],
+            textposition="outside",
+            cliponaxis=False,
+            customdata=top["logit"],
+            hovertemplate="<b>%{y}</b>: %{x:.2f} %<br>logit %{customdata:.3f}<extra></extra>",
+        )
+    )
+    layout(fig, height=size or 44 + 30 * len(top), legend=False)
+    fig.update_yaxes(autorange="reversed", showgrid=False)
+    # Room on the right for the longest bar's number.
+    return fig.update_xaxes(range=[0, 118], tickvals=[0, 25, 50, 75, 100], title_text="probability (%)")
+
+
+def _limit(map: Map) -> float:
+    finite = np.abs(map[np.isfinite(map)])
+    return float(finite.max()) if finite.size else 0.0
+
+
+def _shades() -> list[tuple[float, tuple[float, float, float], float]]:
+    """Position 0..1 on the signed scale, colour (r, g, b) in 0..255, opacity.
+
+    The palette's whitish middle is skipped: opacity alone fades to zero, or small values would look like a veil.
+    """
+    shades = []
+    for position in np.linspace(0, 1, 33):
+        strength = abs(2 * position - 1)
+        hue = 0.5 + np.sign(position - 0.5) * (0.22 + 0.26 * strength)
+        rgb = unlabel_rgb(sample_colorscale(DIVERGING, [float(hue)])[0])
+        shades.append((float(position), rgb, 0.94 * strength**0.75))
+    return shades
+
+
+def _clear_at_zero() -> list[tuple[float, str]]:
+    return [(position, f"rgba({r:.0f},{g:.0f},{b:.0f},{a:.3f})") for position, (r, g, b), a in _shades()]
+
+
+def _add_color_bar(fig: go.Figure, limit: float, title: str) -> None:
+    """A bar of the colours as they look over mid-grey; the map's own bar would let the page show through."""
+    grey = (_DARKEST + _LIGHTEST) / 2
+    scale = [
+        (position, label_rgb(tuple(round(a * channel + (1 - a) * grey) for channel in rgb)))
+        for position, rgb, a in _shades()
+    ]
+    fig.add_trace(
+        go.Scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            hoverinfo="skip",
+            marker={
+                "color": [0],
+                "cmin": -limit,
+                "cmax": limit,
+                "colorscale": scale,
+                "showscale": True,
+                "colorbar": {"title": {"text": title}, "thickness": 14, "tickformat": ".3~g", "nticks": 7},
+            },
+        )
+    )
+
+
+def _lay_under(fig: go.Figure, picture: Picture, shape: tuple[int, ...], position: int) -> None:
+    grey = np.asarray(Image.fromarray(picture).convert("L")).astype(float)
+    pale = (_DARKEST + grey / 255 * (_LIGHTEST - _DARKEST)).astype(np.uint8)
+    backdrop(fig, pale, shape[0], shape[1])
+    axis = "" if position == 0 else str(position + 1)
+    fig.layout.images[-1].update(xref=f"x{axis}", yref=f"y{axis}")

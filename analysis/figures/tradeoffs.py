@@ -1,0 +1,174 @@
+"""Accuracy against cost, and where in a network the cost lies."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis.figures.palette import BLUE, GREEN, GREY, INK, ORANGE, VERMILION, layout
+from analysis.tradeoffs import pareto_front
+
+#: Title of an axis by column of :func:`analysis.tradeoffs.scatter_points`.
+AXES = {
+    "ops_full": "OPs = BOPs/64 + FLOPs (full convention)",
+    "ops_conv_fc": "OPs = BOPs/64 + FLOPs (conv+fc convention)",
+    "bops": "BOPs (binary multiply-accumulates)",
+    "flops_full": "FLOPs (full convention)",
+    "flops_conv_fc": "FLOPs (conv+fc convention)",
+    "params": "parameters",
+    "megabytes": "packed weights (MB)",
+}
+_TICKS = [digit * 10.0**power for power in range(-3, 13) for digit in (1, 2, 5)]
+_KINDS = {
+    ("quoted", "quoted"): ("accuracy and cost quoted", "circle", BLUE),
+    ("quoted", "computed"): ("accuracy quoted, cost computed", "circle-open", BLUE),
+    ("measured", "computed"): ("accuracy measured, cost computed", "diamond", VERMILION),
+}
+
+
+def accuracy_cost_scatter(
+    points: pd.DataFrame, x: str = "ops_full", custom: pd.DataFrame | None = None, log: bool = True, size: int = 480
+) -> go.Figure:
+    """Top-1 accuracy against cost with the Pareto front; the symbol tells where a number comes from.
+
+    Args:
+        points: rows of :func:`analysis.tradeoffs.scatter_points` for *one* data set; rows that lack a value are left
+            out.
+        x: a key of AXES.
+        custom: rows of :func:`analysis.tradeoffs.computed_costs`, drawn as vertical lines: their accuracy is unknown.
+        log: logarithmic cost axis; points of zero cost are then left out.
+        size: height of the figure in pixels.
+
+    Raises:
+        ValueError: the points belong to several data sets, whose accuracies do not compare.
+    """
+    sets = list(dict.fromkeys(points.dataset))
+    if len(sets) > 1:
+        raise ValueError(f"accuracies on {' and '.join(sets)} do not compare; draw one figure for each.")
+    shown = points.dropna(subset=[x, "top1"])
+    if log:
+        shown = shown[shown[x] > 0]
+    fig = go.Figure()
+    front, places = pareto_front(shown, x), _label_positions(shown, x, log, size)
+    fig.add_trace(
+        go.Scatter(
+            # On to the dearest point: all below the line is beaten.
+            x=[*front[x], *shown[x].nlargest(1)],
+            y=[*front.top1, *front.top1.tail(1)],
+            mode="lines",
+            # Steps: between two points of the front nothing is known to reach the better accuracy for less.
+            line={"color": INK, "width": 1.5, "dash": "dot", "shape": "hv"},
+            name="Pareto front",
+            hoverinfo="skip",
+        )
+    )
+    for (kind, cost_kind), (name, symbol, color) in _KINDS.items():
+        rows = shown[(shown.kind == kind) & (shown.cost_kind == cost_kind)]
+        if rows.empty:
+            continue
+        fig.add_trace(
+            go.Scatter(
+                x=rows[x],
+                y=rows.top1,
+                mode="markers+text",
+                name=name,
+                text=rows["name"],
+                textposition=places[rows.index],
+                textfont_size=11,
+                marker={"symbol": symbol, "color": color, "size": 11, "line": {"color": color, "width": 2}},
+                error_y={
+                    "array": rows.high - rows.top1,
+                    "arrayminus": rows.top1 - rows.low,
+                    "thickness": 1.5,
+                    "visible": bool(rows.low.notna().any()),
+                },
+                customdata=rows[["precision", "source"]].to_numpy(),
+                hovertemplate="<b>%{text}</b> (W/A %{customdata[0]})<br>%{y:.2f} % at %{x:.4s}"
+                "<br>%{customdata[1]}<extra></extra>",
+            )
+        )
+    low, high = (shown.top1.min(), shown.top1.max()) if len(shown) else (0.0, 100.0)
+    margin = 0.08 * (high - low) + 0.5
+    for k, row in enumerate([] if custom is None else custom.to_dict("records")):
+        fig.add_trace(
+            go.Scatter(
+                x=[row[x]] * 2,
+                y=[low - margin, high + margin],
+                mode="lines",
+                line={"color": (GREEN, ORANGE, GREY)[k % 3], "dash": "dash", "width": 2},
+                name=f"{row['variant']}: cost computed, accuracy unknown",
+                hovertemplate=f"<b>{row['variant']}</b>: %{{x:.4s}}<extra></extra>",
+            )
+        )
+    layout(fig, height=size)
+    where = f" on {sets[0]}" if sets else ""
+    fig.update_yaxes(title_text=f"top-1 accuracy{where} (%)", range=[low - margin, high + margin])
+    fig.update_xaxes(title_text=AXES[x], exponentformat="SI")
+    if log:
+        fig.update_xaxes(type="log", tickvals=_TICKS, tickformat="~s")
+    return fig
+
+
+def layer_bars(layers: pd.DataFrame, measure: str = "ops", size: int | None = None) -> go.Figure:
+    """Cost of every unit in network order, stacked by what kind of work or weight it is.
+
+    Args:
+        layers: rows of :func:`analysis.tradeoffs.layer_costs`.
+        measure: "ops" (full convention) or "kilobytes".
+        size: height of the figure in pixels; grows with the number of units if None.
+    """
+    if measure == "ops":
+        title = "OPs (full convention)"
+        parts = {
+            "binary multiply-accumulates / 64": (BLUE, layers.bops / 64),
+            "real multiply-accumulates": (ORANGE, layers.flops_conv_fc),
+            "element-wise (scales, signs, BN, PReLU)": (GREY, layers.flops_full - layers.flops_conv_fc),
+        }
+    else:
+        title = "memory of the parameters (kB)"
+        parts = {
+            "binary weights, 1 bit": (BLUE, layers.binary_params / 8e3),
+            "real parameters, 32 bits": (ORANGE, (layers.params - layers.binary_params) * 4 / 1e3),
+        }
+    units = list(dict.fromkeys(layers.unit))
+    fig = go.Figure()
+    for name, (color, values) in parts.items():
+        sums = values.groupby(layers.unit).sum().reindex(units)
+        fig.add_trace(
+            go.Bar(
+                x=sums,
+                y=units,
+                orientation="h",
+                name=name,
+                marker_color=color,
+                hovertemplate="<b>%{y}</b>: %{x:.4s}<extra>" + name + "</extra>",
+            )
+        )
+    layout(fig, height=size or 110 + 22 * len(units))
+    fig.update_layout(barmode="stack", bargap=0.25)
+    fig.update_yaxes(autorange="reversed", showgrid=False, dtick=1)
+    return fig.update_xaxes(title_text=title, exponentformat="SI")
+
+
+def _label_positions(points: pd.DataFrame, x: str, log: bool, height: int) -> pd.Series:
+    """Where to write each point's name so that names avoid the points and each other, as far as four places allow."""
+    across = np.log10(points[x]) if log else points[x]
+    # In pixels of a plot of usual width; other widths only shift how tight it is.
+    px = 850 * (across - across.min()) / (np.ptp(across) or 1.0)
+    py = (height - 140) * (points.top1 - points.top1.min()) / (np.ptp(points.top1) or 1.0)
+    taken = [(a - 7, b - 7, a + 7, b + 7) for a, b in zip(px, py, strict=True)]
+    chosen = {}
+    for label, a, b, text in zip(points.index, px, py, points["name"], strict=True):
+        width = 6.3 * len(text)
+        boxes = {
+            "top center": (a - width / 2, b + 8, a + width / 2, b + 21),
+            "bottom center": (a - width / 2, b - 21, a + width / 2, b - 8),
+            "middle right": (a + 8, b - 7, a + 8 + width, b + 7),
+            "middle left": (a - 8 - width, b - 7, a - 8, b + 7),
+        }
+        hits = {
+            place: sum(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken)
+            for place, box in boxes.items()
+        }
+        chosen[label] = min(hits, key=lambda place: hits[place])
+        taken.append(boxes[chosen[label]])
+    return pd.Series(chosen, dtype=object)
