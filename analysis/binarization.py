@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from analysis.receptive_field import evaluating
 from analysis.sampling import branch_labels
 from bcdnet.binarize import sign, weight_scale
+from bcdnet.evaluate import evaluating
 from bcdnet.layers import BinaryConv2d, BinaryMLP
 from bcdnet.model import Network
 
@@ -138,9 +138,9 @@ def activation_statistics(model: Network, x: Tensor) -> pd.DataFrame:
 
     Returns:
         One row per layer with a sign: ``layer``; ``positive``: share of +1; ``entropy`` in bits, mean over channels,
-        of the channel's share of +1; ``magnitude``: mean ``|x + b - threshold|``; ``clipped``: share of values outside
-        [-1, 1), through which the straight-through estimator passes no gradient; ``constant``: share of channels
-        whose bit is the same everywhere and in every image.
+        of the channel's share of +1; ``magnitude``: mean ``|x + b - threshold|``; ``clipped``: share of values of 1
+        and more in magnitude, through which the straight-through estimator passes no gradient; ``constant``: share of
+        channels whose bit is the same everywhere and in every image.
 
     Raises:
         InputError: images of a shape the network cannot take.
@@ -154,7 +154,7 @@ def activation_statistics(model: Network, x: Tensor) -> pd.DataFrame:
                 "positive": float(bits.mean()),
                 "entropy": float(_entropy(bits).mean()),
                 "magnitude": float(values.abs().double().mean()),
-                "clipped": float(((values < -1) | (values >= 1)).double().mean()),
+                "clipped": float((values.abs() >= 1).double().mean()),
                 "constant": float(((bits == 0) | (bits == 1)).mean()),
             }
         )

@@ -4,8 +4,7 @@ The exact receptive field is a *set*: cyclic shifts wrap round the border, so on
 propagated backward through the units by index arithmetic; no forward pass, no weights.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from analysis.sampling import Size, branch_labels, check_location
+from bcdnet.evaluate import evaluating
 from bcdnet.layers import BinaryConv2d, BinaryMLP, MixerBlock, Repeat, ResidualUnit, branch_offsets
 from bcdnet.model import Network, map_sizes
 
@@ -297,18 +297,6 @@ def effective_receptive_field(
         col,
         method,
     )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, every module's own mode again afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _token(model: Network, x: Tensor, layer: str, row: int, col: int) -> Tensor:

@@ -101,8 +101,8 @@ def test_activation_statistics_by_hand():
     with torch.no_grad():
         model.units.conv1_3x3.sign.bias.fill_(1)
     first = activation_statistics(model, torch.randn(2, 1, 4, 4)).set_index("layer").loc["conv1_3x3"]
-    # The sign sees 1.5, 0.5, 3, -1; the STE's window is [-1, 1).
-    assert first.to_dict() == {"positive": 0.75, "entropy": 0, "magnitude": 1.5, "clipped": 0.5, "constant": 1}
+    # The sign sees 1.5, 0.5, 3, -1; the STE's gradient is 0 from 1 and from -1 on.
+    assert first.to_dict() == {"positive": 0.75, "entropy": 0, "magnitude": 1.5, "clipped": 0.75, "constant": 1}
 
 
 def test_activation_entropy_of_a_channel_that_is_half_on():
@@ -130,6 +130,8 @@ def test_thresholds_are_where_the_bit_turns():
     dynamic = rows.query("layer == 'conv1_3x3'")
     assert dynamic.image.tolist() == [0] * 4 + [1] * 4 and dynamic.channel.tolist() == [0, 1, 2, 3] * 2
     assert dynamic.dynamic.tolist() == [-8] * 8 and dynamic.total.tolist() == [-8.25] * 8
+    # What the sign sees is the channels 1, 2, 3, 2 and 8.25 more.
+    assert activation_statistics(model, torch.randn(2, 1, 4, 4)).magnitude[0] == 10.25
     bits = unit.sign(torch.tensor([-8.25, -8.2501]).view(2, 1, 1, 1).expand(2, 4, 1, 1), torch.full((2, 4), -8.0))
     assert bits[0].eq(1).all() and bits[1].eq(-1).all()
     mlp = rows.query("layer == 'mlp1_1'")  # no embedding: the same for every image

@@ -91,7 +91,13 @@ def test_a_mixer_reads_every_token():
     model = create_model("mlp_mixer_s", width=1 / 32, image_size=32, num_classes=3)
     sources = token_sources(model, "mixer1", 0, 1)
     assert list(zip(sources.row, sources.col, strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert sources.weight.sum() == pytest.approx(1, abs=1e-12)
+    np.testing.assert_allclose(sources.weight, 0.25, rtol=1e-6)  # one scale for all inputs of a bit product
+    real = create_model("mlp_mixer_s", width=1 / 32, image_size=32, num_classes=3, precision="32/1")
+    up, down = (
+        real.units.get_submodule(f"mixer1.{name}.op").weight.data.zero_() for name in ("token_up", "token_down")
+    )
+    up[0, :, 0, 0], down[1, 0] = torch.tensor([0.0, 0, 1, -3]), 1  # tokens 2 and 3 -> hidden 0 -> token 1
+    assert token_sources(real, "mixer1", 0, 1).weight.tolist() == [0, 0, 0.25, 0.75]
 
 
 def test_equal_branches_are_told_apart():
