@@ -8,6 +8,7 @@ import platform
 import subprocess
 import time
 import warnings
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class _Run:
             transfer(previous, network)
         module = TrainingModule(network, step, recipe.label_smoothing, recipe.compile)
         batches = loader(
-            MemoryBatches(self.images, self.labels, self._teacher()), recipe.batch_size, recipe.seed, recipe.flip
+            MemoryBatches(self.images, self.labels, self._teacher), recipe.batch_size, recipe.seed, recipe.flip
         )
         resume = self.folder / f"step{number}.ckpt"
         trainer = lightning.Trainer(
@@ -122,6 +123,7 @@ class _Run:
         sampler = EpochSampler(len(self.test.labels), 500, seed=0, flip=False)
         return DataLoader(self.test, sampler=sampler, batch_size=None)
 
+    @cached_property
     def _teacher(self) -> Tensor | None:
         if self.recipe.teacher is None:
             return None
@@ -160,7 +162,7 @@ class _EpochLog(Callback):
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.started = time.perf_counter()
 
-    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         rows = []
         if self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
