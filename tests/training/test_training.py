@@ -1,0 +1,167 @@
+"""Batches, loss, and whole runs on a miniature of the real data set."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import bcdnet
+from bcdnet.data import DataError
+from bcdnet.training import run as run_module
+from bcdnet.training.batches import EpochSampler, MemoryBatches, loader
+from bcdnet.training.distillation import distillation_loss, teacher_logits
+from bcdnet.training.recipe import RecipeError
+from bcdnet.training.run import train
+
+RECIPE = """
+description: a test
+data: fashion-mnist
+batch_size: 16
+compile: false
+model: {variant: bcdnet_a, image_size: 28, in_channels: 1, num_classes: 10, width: 0.015625, stem_channels: 512,
+        channels: [512, 1024], blocks: [1, 2], strides: [1, 2], mlp_groups: 1, heads: 2}
+steps: [{precision: 32/1, epochs: 2, lr: 1.0e-3, warmup: 0.2, weight_decay: 0.01}, {precision: 1/1, epochs: 2, lr: 1.0e-3}]
+"""
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+
+
+@pytest.fixture
+def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """48 training and 20 test pictures in the data set's own files, and a recipe that trains on them in seconds."""
+    random = np.random.default_rng(0)
+    for prefix, n in (("train", 48), ("t10k", 20)):
+        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte.gz", random.integers(0, 256, (n, 28, 28)))
+        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte.gz", np.arange(n) % 10)
+    monkeypatch.setenv("BCDNET_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_sampler_depends_on_seed_and_epoch_alone() -> None:
+    def draw(epoch: int, seed: int = 3) -> list[list[int]]:
+        sampler = EpochSampler(50, 16, seed, flip=True)
+        sampler.set_epoch(epoch)
+        return [torch.cat([index, mirror.long()]).tolist() for index, mirror in sampler]
+
+    assert draw(4) == draw(4)
+    assert draw(4) != draw(5)
+    assert draw(4) != draw(4, seed=2)
+    indices = [i for batch in draw(0) for i in batch[:16]]
+    assert len(indices) == 48
+    assert len(set(indices)) == 48
+
+
+def test_mirrored_images_come_with_the_teacher_of_the_mirrored_image() -> None:
+    images = torch.arange(12.0).reshape(2, 1, 2, 3)
+    teacher = torch.tensor([[[1.0], [2.0]], [[10.0], [20.0]]])  # (as it is | mirrored, image, class)
+    data = MemoryBatches(images.clone(), torch.tensor([5, 6]), teacher)
+    x, y, t = data[(torch.tensor([1, 0]), torch.tensor([True, False]))]
+    assert x[0, 0].tolist() == [[8.0, 7.0, 6.0], [11.0, 10.0, 9.0]]
+    assert torch.equal(x[1], images[0])
+    assert y.tolist() == [6, 5]
+    assert t.tolist() == [[20.0], [1.0]]
+    assert torch.equal(data.images, images)
+
+
+def test_loader_yields_whole_batches() -> None:
+    data = MemoryBatches(torch.zeros(10, 1, 2, 2), torch.arange(10), None)
+    assert [tuple(x.shape) for x, _, _ in loader(data, 4, seed=0, flip=False)] == [(4, 1, 2, 2)] * 2
+
+
+def test_loss_by_hand() -> None:
+    logits = torch.tensor([[0.0, np.log(3.0)]])  # softmax: 1/4, 3/4
+    other = torch.tensor([[0.0, 0.0]])  # softmax: 1/2, 1/2
+    teacher = torch.tensor([[np.log(9.0), 0.0]])  # softmax: 9/10, 1/10
+    labels = torch.tensor([1])
+    hard = -(0.95 * np.log(3 / 4) + 0.05 * np.log(1 / 4))  # smoothing 0.1 over two classes
+    soft = -np.log(1 / 2)
+    assert distillation_loss(logits, other, labels, teacher, 0.1).item() == pytest.approx((hard + soft) / 2, abs=1e-6)
+    one_head = -(0.9 * np.log(1 / 4) + 0.1 * np.log(3 / 4))
+    got = distillation_loss(logits, None, labels, teacher, 0.1).item()
+    assert got == pytest.approx((hard + one_head) / 2, abs=1e-6)
+    no_teacher = distillation_loss(logits, None, labels, torch.empty(1, 0), 0.1).item()
+    assert no_teacher == pytest.approx(hard, abs=1e-6)
+
+
+def test_teacher_sees_each_image_and_its_mirror() -> None:
+    teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 2))
+    images = torch.randn(5, 1, 2, 3)
+    logits = teacher_logits(teacher, images, batch_size=2)
+    assert logits.shape == (2, 5, 2)
+    torch.testing.assert_close(logits[0], teacher(images).detach())
+    torch.testing.assert_close(logits[1], teacher(images.flip(-1)).detach())
+
+
+def test_two_steps_end_in_a_checkpoint_with_its_card(miniature: Path) -> None:
+    result = train(miniature)
+    model = bcdnet.load(result["checkpoint"])
+    assert model.config.precision == "1/1"
+    assert model.card["metrics"] == result["metrics"]
+    assert model.card["metrics"]["n"] == 20
+    assert model.card["recipe"]["steps"][0]["epochs"] == 2
+    first = bcdnet.load(Path(result["run"]) / "step1.safetensors")
+    assert first.config.precision == "32/1"
+    log = (Path(result["run"]) / "log.csv").read_text().splitlines()
+    assert [line.split(",")[:3] for line in log[1:]] == [
+        ["1", "32/1", "1"],
+        ["1", "32/1", "2"],
+        ["2", "1/1", "1"],
+        ["2", "1/1", "2"],
+    ]
+    with pytest.raises(RecipeError, match="--resume"):
+        train(miniature)
+
+
+@pytest.mark.parametrize("stop", [(1, 1), (2, 1)])
+def test_an_interrupted_run_resumes_to_the_same_weights(
+    miniature: Path, monkeypatch: pytest.MonkeyPatch, stop: tuple[int, int]
+) -> None:
+    whole = bcdnet.load(train(miniature, ["name=whole"])["checkpoint"])
+
+    class Stop(Exception):
+        pass
+
+    def start(self, trainer, module):  # type: ignore[no-untyped-def]
+        if (self.number, trainer.current_epoch) == stop:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module._EpochLog, "on_train_epoch_start", start)
+        with pytest.raises(Stop):
+            train(miniature, ["name=cut"])
+    resumed = bcdnet.load(train(miniature, ["name=cut"], Path("runs/cut"))["checkpoint"])
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+    assert len(Path("runs/cut/log.csv").read_text().splitlines()) == 5
+
+
+def test_b_continues_from_a(miniature: Path) -> None:
+    a = train(miniature, ["name=a"])
+    one_step = "steps=[{precision: 1/1, epochs: 1, lr: 1.0e-9}]"
+    b = train(miniature, ["name=b", "model.variant=bcdnet_b", f"init={a['checkpoint']}", one_step])
+    before, after = bcdnet.load(a["checkpoint"]), bcdnet.load(b["checkpoint"])
+    key = "units.conv1_3x3.op.weight"
+    # At this learning rate the weights stay, so they can only have come from A.
+    torch.testing.assert_close(after.state_dict()[key], before.state_dict()[key], atol=1e-6, rtol=0)
+
+
+def test_resuming_needs_the_same_recipe(miniature: Path) -> None:
+    train(miniature, ["name=a"])
+    with pytest.raises(RecipeError, match="other settings"):
+        train(miniature, ["name=a", "seed=1"], Path("runs/a"))
+    with pytest.raises(RecipeError, match="no run"):
+        train(miniature, resume=Path("runs/nothing"))
+
+
+def test_an_unknown_data_set_is_refused(miniature: Path) -> None:
+    with pytest.raises(DataError, match="fashion-mnist"):
+        train(miniature, ["data=imagenet"])
