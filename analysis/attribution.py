@@ -32,7 +32,7 @@ from bcdnet.layers import RPReLU, RSign
 from bcdnet.model import Network
 
 #: Called with (forward passes done, forward passes in all); whatever it raises stops the work.
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from bcdnet.evaluate import evaluating, wilson_interval
 from bcdnet.model import Network
 
 #: Called with (images done, images in all or 0 if unknown); whatever it raises stops the work.
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 
 
 def top_k(model: Network, x: Tensor, classes: Sequence[str], k: int = 5) -> pd.DataFrame:

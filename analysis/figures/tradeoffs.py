@@ -17,7 +17,8 @@ AXES = {
     "params": "parameters",
     "megabytes": "packed weights (MB)",
 }
-_TICKS = [digit * 10.0**power for power in range(-3, 13) for digit in (1, 2, 5)]
+#: Digits that are written on a logarithmic axis; Plotly's own leave narrow ranges bare.
+_COARSE, _FINE = (1, 2, 5), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
 _KINDS = {
     ("quoted", "quoted"): ("accuracy and cost quoted", "circle", BLUE),
     ("quoted", "computed"): ("accuracy quoted, cost computed", "circle-open", BLUE),
@@ -86,7 +87,8 @@ def accuracy_cost_scatter(
                 "<br>%{customdata[1]}<extra></extra>",
             )
         )
-    low, high = (shown.top1.min(), shown.top1.max()) if len(shown) else (0.0, 100.0)
+    ends = shown[["top1", "low", "high"]]
+    low, high = (ends.min().min(), ends.max().max()) if len(shown) else (0.0, 100.0)
     margin = 0.08 * (high - low) + 0.5
     for k, row in enumerate([] if custom is None else custom.to_dict("records")):
         fig.add_trace(
@@ -104,7 +106,9 @@ def accuracy_cost_scatter(
     fig.update_yaxes(title_text=f"top-1 accuracy{where} (%)", range=[low - margin, high + margin])
     fig.update_xaxes(title_text=AXES[x], exponentformat="SI")
     if log:
-        fig.update_xaxes(type="log", tickvals=_TICKS, tickformat="~s")
+        wide = shown[x].max() > 8 * shown[x].min()
+        ticks = [digit * 10.0**power for power in range(-3, 13) for digit in (_COARSE if wide else _FINE)]
+        fig.update_xaxes(type="log", tickvals=ticks, tickformat="~s")
     return fig
 
 
