@@ -158,7 +158,8 @@ def check_file(path: str | Path, max_bytes: int) -> Path:
 def listing(keys: list[str], most: int = 3) -> str:
     """The first few keys as words, and how many more there are."""
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + more
+    # A foreign file may hold anything as a key; line breaks and control codes are shown escaped.
+    return ", ".join(key if key.isprintable() else repr(key) for key in keys[:most]) + more
 
 
 @contextlib.contextmanager

@@ -85,7 +85,8 @@ def wilson_interval(hits: int, n: int, z: float = 1.959963984540054) -> tuple[fl
     p = hits / n
     centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
-    return 100 * max(low, 0.0), 100 * min(high, 1.0)
+    # At the ends the formula gives 0 and 1 up to rounding; an interval must hold its own proportion.
+    return 100 * low if hits else 0.0, 100 * high if hits < n else 100.0
 
 
 def model_preprocess(model: Network) -> Preprocess:
