@@ -35,9 +35,9 @@ from bcdnet.checkpoint import CheckpointError, inspect
 from bcdnet.data import DataError, Dataset, ImageError, Preprocess, decode_image, open_dataset
 from bcdnet.model import Network, map_sizes
 from bcdnet.paths import assets_dir
-from bcdnet.variants import VARIANTS
+from bcdnet.variants import VARIANTS, Config
 
-__all__ = ["ImageError"]
+__all__ = ["Config", "ImageError"]
 
 # Half of the processor for one user's work: threads that wait for one another on a full machine cost more than they
 # bring, and small networks gain little from many.
@@ -56,7 +56,7 @@ class Model:
     title: str
     path: Path
     key: str
-    config: bcdnet.Config
+    config: Config
     card: dict[str, Any] = field(hash=False, compare=False)
     log: Path | None = None
 
@@ -84,7 +84,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a network is given: the normalised tensor (1, C, H, W), the same as a picture, and its box in the original."""
+    """What a network is given: the normalised tensor (1, C, H, W), as a picture, and its box in the original."""
 
     x: torch.Tensor
     image: Image.Image
@@ -180,10 +180,10 @@ def private_copy(model: Model) -> Network:
 
 @st.cache_data(show_spinner=False, max_entries=256)
 def _cost(config: str, image_size: tuple[int, int] | None) -> cost.NetworkCost:
-    return cost.network_cost(bcdnet.Config.from_json(config), image_size)
+    return cost.network_cost(Config.from_json(config), image_size)
 
 
-def network_cost(config: bcdnet.Config, image_size: tuple[int, int] | None = None) -> cost.NetworkCost:
+def network_cost(config: Config, image_size: tuple[int, int] | None = None) -> cost.NetworkCost:
     """See :func:`bcdnet.cost.network_cost`."""
     return _cost(config.to_json(), image_size)
 
@@ -199,12 +199,12 @@ def scatter_points(models: tuple[str, ...]) -> pd.DataFrame:
     return tradeoffs.scatter_points(root())
 
 
-def variants() -> dict[str, bcdnet.Config]:
+def variants() -> dict[str, Config]:
     """The rows of the table of variants."""
     return dict(VARIANTS)
 
 
-def configured(name: str, changes: dict[str, Any]) -> bcdnet.Config:
+def configured(name: str, changes: dict[str, Any]) -> Config:
     """A variant with some fields changed. ValueError, with a sentence for the reader, if it describes no network."""
     config = VARIANTS[name].replace(**changes)
     map_sizes(config)
@@ -213,11 +213,11 @@ def configured(name: str, changes: dict[str, Any]) -> bcdnet.Config:
 
 @st.cache_data(show_spinner=False, max_entries=256)
 def _custom(config: str) -> tuple[pd.Series, pd.DataFrame]:
-    network = bcdnet.Config.from_json(config)
+    network = Config.from_json(config)
     return tradeoffs.custom_cost(network), tradeoffs.layer_costs(network)
 
 
-def custom_cost(config: bcdnet.Config) -> tuple[pd.Series, pd.DataFrame]:
+def custom_cost(config: Config) -> tuple[pd.Series, pd.DataFrame]:
     """See :func:`analysis.tradeoffs.custom_cost` and :func:`analysis.tradeoffs.layer_costs`."""
     return _custom(config.to_json())
 
@@ -316,10 +316,32 @@ def seconds_per_image(model: Model) -> float:
 
 
 @st.cache_data(show_spinner=False, max_entries=64, hash_funcs=_HASH)
-def layers(model: Model) -> pd.DataFrame:
-    """See :func:`analysis.sampling.layers`."""
+def _layers(model: Model) -> pd.DataFrame:
     with locked(model) as network:
         return sampling.layers(network)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of :func:`analysis.sampling.layers`: sizes in tokens of the output and of the input map."""
+
+    kind: str
+    height: int
+    width: int
+    in_height: int
+    in_width: int
+    stride: int
+
+
+def layers(model: Model) -> dict[str, Layer]:
+    """The layers of a model by name, in order."""
+    rows = _layers(model).to_dict("records")
+    return {
+        str(row["name"]): Layer(
+            str(row["kind"]), *(int(row[name]) for name in ("height", "width", "in_height", "in_width", "stride"))
+        )
+        for row in rows
+    }
 
 
 @st.cache_data(show_spinner=False, max_entries=512, hash_funcs=_HASH)

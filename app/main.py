@@ -8,7 +8,8 @@ from app import cache, state
 from app.widgets import selection
 
 # A drawn icon, because Streamlit's own would be fetched from the network: the short-range pattern, one bit a cell.
-ICON = Image.fromarray(np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8) * 255).resize((48, 48), Image.Resampling.NEAREST)
+CELLS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+ICON = Image.fromarray(255 * CELLS).resize((48, 48), Image.Resampling.NEAREST)
 st.set_page_config(page_title="BCDNet Explorer", page_icon=ICON, layout="wide")
 
 PAGES = [

@@ -63,19 +63,12 @@ def _run(method: str, target: int, layer: str | None, against: int | None, **opt
         st.info(f"This needs {forwards:,} forward passes, about {seconds:.0f} s on this machine.")
         if not st.button("Compute it", type="primary", key=f"go_{method}", help="Any other click cancels the work."):
             return None
-    slot = st.empty()
-    bar = slot.progress(0.0, "Running the network") if slow else None
     try:
-        return cache.attribute(
-            *arguments,
-            progress=bar and (lambda done, total: bar.progress(min(done / total, 1.0), f"{done} of {total} passes")),
-            **options,
-        )
+        with words.progress(slow) as report:
+            return cache.attribute(*arguments, progress=report, **options)
     except ValueError as error:
         st.error(str(error))
         return None
-    finally:
-        slot.empty()
 
 
 controls, left, right = st.columns([3, 4, 4], gap="large")
@@ -92,21 +85,25 @@ with controls:
     method = st.selectbox(
         "Method",
         runnable,
-        format_func=lambda key: f"{status.title[key]}",
+        format_func=lambda key: status.loc[key, "title"],
         key="method",
-        help="How the pixels' share is found. Those that mean nothing on this network are listed below, with the reason.",
+        help="How the pixels' share is found. Those that mean nothing on this network are listed below, with reasons.",
     )
     layer = None
     if METHODS[method].per_layer:
         offered = cache.target_layers(model)
-        layer = selection.layer(offered, offered[-1], help="Grad-CAM explains by this layer's map. Exact at the last one only.")
-    rivals = [None, *(int(k) for k in scores.argsort()[::-1] if k != target)]
-    state.valid("against", rivals, None)
+        layer = selection.layer(
+            offered, offered[-1], help="Grad-CAM explains by this layer's map. Exact at the last one only."
+        )
+    rivals = [int(k) for k in scores.argsort()[::-1] if k != target]
+    state.valid("against", [None, *rivals], None)
     against = st.selectbox(
         "Compared with",
         rivals,
-        format_func=lambda k: "nothing" if k is None else model.classes[k],
+        index=None,
+        format_func=lambda k: model.classes[k],
         key="against",
+        placeholder="nothing",
         help="With a second class, the map explains the difference of the two logits: why this one and not that one.",
     )
     options = _options(method)
@@ -118,7 +115,7 @@ with left:
         st.markdown(f"**{METHODS[method].title}**" + (f" of {layer}" if layer else ""))
         words.badge(*words.VALIDITY[result.validity])
         st.plotly_chart(
-            figures.overlay(result.map, image, size=340),
+            figures.overlay(result.map, image, size=380),
             config={"displayModeBar": False},
             alt=f"{METHODS[method].title} map for {model.classes[target]}",
         )
@@ -130,7 +127,7 @@ with right:
         st.markdown(f"**{METHODS[reference].title}**, for comparison")
         words.badge(*words.VALIDITY[check.validity])
         st.plotly_chart(
-            figures.overlay(check.map, image, size=340),
+            figures.overlay(check.map, image, size=380),
             config={"displayModeBar": False},
             alt=f"{METHODS[reference].title} map for {model.classes[target]}, which needs no gradient",
         )

@@ -16,8 +16,8 @@ if errors.empty:
     st.stop()
 
 st.markdown(
-    "Training keeps real *latent* weights **W**; the network multiplies by **α·sign W**, one bit a weight and one scale "
-    "α = mean |W| an output channel. The error is what lies between the two."
+    "Training keeps real *latent* weights **W**; the network multiplies by **α·sign W**, one bit a weight and one "
+    "scale α = mean |W| an output channel. The error is what lies between the two."
 )
 if not model.config.binary_weights:
     st.info(
@@ -30,7 +30,7 @@ with right:
     measure = st.radio(
         "Measure",
         list(_MEASURES),
-        format_func=_MEASURES.get,
+        format_func=_MEASURES.__getitem__,
         key="measure",
         persist_state="session",
         help="L1 depends on the size of the weights; the relative error does not, so layers can be compared.",
@@ -56,7 +56,7 @@ with left:
         figures.error_bars(shown, measure),
         config={"displayModeBar": False},
         alt=f"Binarization error of {shown.layer.nunique()} layers; largest in "
-        f"{shown.loc[shown[measure].idxmax(), 'layer']}",
+        f"{shown.sort_values(measure).layer.iloc[-1]}",
     )
 if where == "MLPs only" and not len(order):
     st.caption("This network has no MLP with different branches, so all layers are shown.")
@@ -70,7 +70,8 @@ with right:
     branches = list(errors.branch[errors.layer == layer])
     state.valid("branch", branches, branches[0])
     branch = st.selectbox("Branch", branches, key="branch", help="Each branch has weights and scales of its own.")
-    row = cache.weight_statistics(model).set_index(["layer", "branch"]).loc[(layer, branch)]
+    statistics = cache.weight_statistics(model)
+    row = statistics[(statistics.layer == layer) & (statistics.branch == branch)].iloc[0]
     st.metric("Bits that are +1", f"{row.positive:.1%}", help="Near 50 %, a weight carries a whole bit.")
     st.metric(
         "Near zero", f"{row.near_zero:.1%}", help="Latent weights below a tenth of α: a little training flips them."
@@ -92,8 +93,8 @@ with left:
         alt="Share of +1 and −1 bits at every sign of the network",
     )
     st.caption(
-        "A bit that is almost always the same tells little (low entropy). Outside [−1, 1) the training surrogate passes "
-        "no gradient."
+        "A bit that is almost always the same tells little (low entropy). Outside [−1, 1) the training surrogate "
+        "passes no gradient."
     )
 with right:
     data = cache.test_set()
@@ -116,8 +117,8 @@ with right:
     )
 
 words.misleads(
-    "A small weight error is no accuracy: what counts is what the error does to the sums, and batch normalisation and "
-    "training take much of it up. Compare the measured accuracies on the overview.",
+    "A small weight error is no accuracy: what counts is what the error does to the sums, and batch normalisation "
+    "and training take much of it up. Compare the measured accuracies on the overview.",
     "Latent weights carry no scale of their own: batch normalisation undoes it. Compare layers by the relative error.",
     "For weights from a bell curve the relative error is about 0.60, for weights that are all ±α it is 0. Values near "
     "0.60 say that training left the weights' distribution as it started.",

@@ -5,9 +5,10 @@ import pandas as pd
 import streamlit as st
 
 from analysis.attribution import METHODS
+from analysis.comparison import Comparison
 from analysis.figures import attribution as maps
 from analysis.figures import comparison as figures
-from app import cache, state
+from app import cache
 from app.widgets import selection, words
 
 _MOST = 4
@@ -143,11 +144,11 @@ def _test_set() -> None:
     except ValueError as error:
         st.warning(str(error))
         return
-    words.badge("measured", f"on {n:,} test images, here and now" if n < 10000 else "on all 10,000 test images, here and now")
+    words.badge("measured", f"on {'all ' if n == len(data) else 'the first '}{n:,} test images, here and now")
     _results(result, n)
 
 
-def _results(result, n: int) -> None:
+def _results(result: Comparison, n: int) -> None:
     left, right = st.columns(2, gap="large")
     left.plotly_chart(
         figures.accuracy_whiskers(result.accuracy),
@@ -167,8 +168,8 @@ def _results(result, n: int) -> None:
             column_config={
                 "model_a": "Model A",
                 "model_b": "Model B",
-                "only_a": st.column_config.NumberColumn("only A right", help="Images that A gets right and B does not."),
-                "only_b": st.column_config.NumberColumn("only B right", help="Images that B gets right and A does not."),
+                "only_a": st.column_config.NumberColumn("only A right", help="Images that A gets right, B does not."),
+                "only_b": st.column_config.NumberColumn("only B right", help="Images that B gets right, A does not."),
                 "difference": st.column_config.NumberColumn("A − B", format="%+.2f %%", help="Difference of top-1."),
                 "p": st.column_config.NumberColumn("p", format="%.3g", help="Exact McNemar test: the chance of so "
                                                    "uneven a split if both were equally good."),
@@ -179,8 +180,10 @@ def _results(result, n: int) -> None:
         _disagreements(result, n)
 
 
-def _disagreements(result, n: int) -> None:
-    st.markdown(f"**Where they part**: {len(result.disagreements):,} of {n:,} images. Choose a row to look at it above.")
+def _disagreements(result: Comparison, n: int) -> None:
+    st.markdown(
+        f"**Where they part**: {len(result.disagreements):,} of {n:,} images. Choose a row to look at it above."
+    )
     shown = result.disagreements.head(200)
     names = np.array(result.classes)
     table = pd.DataFrame({"image": shown["index"], "label": names[shown.label]})

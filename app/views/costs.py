@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from analysis import tradeoffs
@@ -9,16 +10,26 @@ from analysis.figures import tradeoffs as figures
 from app import cache
 from app.widgets import words
 
+_AXES = {
+    "ops_full": "OPs, full",
+    "ops_conv_fc": "OPs, conv+fc",
+    "bops": "BOPs",
+    "flops_full": "FLOPs, full",
+    "flops_conv_fc": "FLOPs, conv+fc",
+    "params": "Parameters",
+    "megabytes": "Memory (MB)",
+}
+
 models, _ = cache.catalogue()
 points = cache.scatter_points(tuple(model.key for model in models))
 
 st.markdown(
-    "A binary multiply-accumulate costs a 64th of a real one, so **OPs = BOPs / 64 + FLOPs**. The further up and to the "
-    "left a network stands, the better. Accuracies on different data sets do not compare, so each has its own chart."
+    "A binary multiply-accumulate costs a 64th of a real one, so **OPs = BOPs / 64 + FLOPs**. The further up and to "
+    "the left a network stands, the better. Accuracies on different data sets do not compare, so each has its own chart."
 )
 
 
-def _scatter(configured) -> None:
+def _scatter(configured: pd.DataFrame | None) -> None:
     left, right = st.columns([4, 1], gap="large")
     with right:
         sets = list(dict.fromkeys(points.dataset))
@@ -33,14 +44,14 @@ def _scatter(configured) -> None:
         axis = st.selectbox(
             "Cost",
             list(figures.AXES),
-            format_func=lambda name: figures.AXES[name],
+            format_func=lambda name: _AXES.get(name, name),
             key="cost_axis",
             help="Full counts element-wise work as well; conv+fc counts real convolutions and the linear layer only.",
         )
         log = st.toggle("Logarithmic", value=dataset == "ImageNet-1K", key=f"cost_log_{dataset}",
                         help="Equal steps mean equal factors.")  # fmt: skip
         mine = st.toggle("Show my variant", value=False, key="cost_mine",
-                         help="Draw the cost of the variant configured below as a line; its accuracy is not known.")  # fmt: skip
+                         help="Draw the cost of the variant configured below as a line.")  # fmt: skip
     shown = points[points.dataset == dataset]
     with left:
         if dataset == "ImageNet-1K":
@@ -54,12 +65,16 @@ def _scatter(configured) -> None:
         )
 
 
-def _configure():
+def _configure() -> cache.Config | None:
     """Controls for a variant of one's own; its configuration, or None if it describes no network."""
     variants = cache.variants()
     first, second, third, fourth = st.columns(4)
     name = first.selectbox(
-        "Start from", list(variants), index=list(variants).index("bcdnet_a"), key="base", help="A row of the table of variants."
+        "Start from",
+        list(variants),
+        index=list(variants).index("bcdnet_a"),
+        key="base",
+        help="A row of the table of variants.",
     )
     base = variants[name]
     changes: dict[str, Any] = {}
@@ -72,10 +87,18 @@ def _configure():
     )
     changes["image_size"] = (int(size), int(size))
     changes["num_classes"] = int(
-        fourth.number_input("Classes", 2, 22000, base.num_classes, key=f"classes_{name}", help="Outputs of the linear layer.")
+        fourth.number_input(
+            "Classes", 2, 22000, base.num_classes, key=f"classes_{name}", help="Outputs of the linear layer."
+        )
     )
     changes["width"] = first.number_input(
-        "Width", 0.125, 4.0, float(base.width), step=0.125, key=f"width_{name}", help="Multiplier on every channel count."
+        "Width",
+        0.125,
+        4.0,
+        float(base.width),
+        step=0.125,
+        key=f"width_{name}",
+        help="Multiplier on every channel count.",
     )
     if base.family == "mobile":
         changes["mlp_groups"] = int(
@@ -119,20 +142,25 @@ if config is not None:
         st.columns(5),
         [
             ("OPs", f"{cost.ops_full / 1e6:,.2f} M", "BOPs / 64 + FLOPs, convention full."),
-            ("OPs, conv+fc", f"{cost.ops_conv_fc / 1e6:,.2f} M", "The same without element-wise work: the bracket in the paper."),
+            (
+                "OPs, conv+fc",
+                f"{cost.ops_conv_fc / 1e6:,.2f} M",
+                "The same without element-wise work: the bracket in the paper.",
+            ),
             ("BOPs", f"{cost.bops / 1e6:,.1f} M", "Binary multiply-accumulates."),
-            ("Parameters", f"{cost.params / 1e6:,.3f} M", f"{cost.binary_params:,} of {cost.params:,} take one bit."),
-            ("Memory", f"{cost.megabytes:,.3f} MB", "Binary parameters at 1 bit, the others at 32."),
+            ("Parameters", f"{cost.params / 1e6:,.2f} M", f"{cost.binary_params:,} of {cost.params:,} take one bit."),
+            ("Memory", f"{cost.megabytes:,.2f} MB", "Binary parameters at 1 bit, the others at 32."),
         ],
         strict=True,
     ):
         column.metric(label, value, help=text, border=True)
     measure = st.segmented_control(
         "Where the cost lies", ["ops", "kilobytes"], default="ops", required=True, key="cost_measure",
-        format_func={"ops": "operations", "kilobytes": "memory"}.get, help="Unit by unit, in the order of the network.",
+        format_func=lambda name: {"ops": "operations", "kilobytes": "memory"}[name],
+        help="Unit by unit, in the order of the network.",
     )  # fmt: skip
     st.plotly_chart(
-        figures.layer_bars(layers, measure),
+        figures.layer_bars(layers, measure or "ops"),
         config={"displayModeBar": False},
         alt=f"Cost of every unit of the configured {config.name}",
     )
@@ -153,6 +181,7 @@ for number, tab in enumerate(tabs, start=1):
             table.drop(columns="kind"),
             hide_index=True,
             column_config={name: f"{name} ({unit})" for name, unit in units.items() if name in table},
+            placeholder="–",
             alt=f"The paper's Table {number}",
         )
         for note in table.attrs["notes"]:

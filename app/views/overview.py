@@ -53,20 +53,45 @@ measured = table.dropna(subset=["Top-1"])
 columns = st.columns(4)
 columns[0].metric("Trained models", len(models), help="Checkpoints on offer in the sidebar.", border=True)
 if len(both := measured[measured["W/A"] == "1/1"]):
-    best = both.loc[both["Top-1"].idxmax()]
+    best = both.sort_values("Top-1").iloc[-1]
     columns[1].metric(
-        "Best 1-bit model", f"{best['Top-1']:.2f} %", help=f"Top-1 of {best['Model']} on {best['n']:,.0f} test images.", border=True
+        "Best 1-bit model",
+        f"{best['Top-1']:.2f} %",
+        help=f"Top-1 of {best['Model']} on {best['n']:,.0f} test images.",
+        border=True,
     )
 if len(real := measured[measured["W/A"] == "32/32"]):
     twin = real.iloc[0]
     columns[2].metric(
-        "Real-valued twin", f"{twin['Top-1']:.2f} %", help=f"Top-1 of {twin['Model']}, which also was the teacher.", border=True
+        "Real-valued twin",
+        f"{twin['Top-1']:.2f} %",
+        help=f"Top-1 of {twin['Model']}, which also was the teacher.",
+        border=True,
     )
 if len(binary) and len(table[table["W/A"] == "32/32"]):
     ratio = table[table["W/A"] == "32/32"].iloc[0]["KB"] / binary.iloc[0]["KB"]
     columns[3].metric(
-        "Smaller by", f"{ratio:.1f} ×", help="Memory of the parameters: twin against the first 1-bit model.", border=True
+        "Smaller by",
+        f"{ratio:.1f} ×",
+        help="Memory of the parameters: twin against the first 1-bit model.",
+        border=True,
     )
+
+st.markdown("**What to ask them**")
+for column, (page, question) in zip(
+    st.columns(3) + st.columns(3),
+    [
+        ("sampling", "Which tokens does one location of a layer read?"),
+        ("receptive", "Which pixels can reach it, and how much does each count?"),
+        ("attributions", "Which pixels speak for the predicted class?"),
+        ("binarizing", "What do weights and activations lose as single bits?"),
+        ("costs", "What accuracy does an operation buy?"),
+        ("compare", "Where do two variants part?"),
+    ],
+    strict=True,
+):
+    column.page_link(f"views/{page}.py")
+    column.caption(question)
 
 st.subheader("The trained models")
 with st.container(horizontal=True):

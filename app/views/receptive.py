@@ -8,8 +8,9 @@ from app import cache, state
 from app.widgets import selection, words
 
 model, picture = selection.chosen()
-layers = cache.layers(model).set_index("name")
-mlps = layers.index[layers.kind == "mlp"]
+layers = cache.layers(model)
+names = list(layers)
+mlps = [name for name in names if layers[name].kind == "mlp"]
 image = np.asarray(cache.seen(model, picture).image)
 
 st.markdown(
@@ -24,17 +25,19 @@ def exact() -> None:
     drawing, controls = st.columns([3, 2], gap="large")
     with controls:
         layer = selection.layer(
-            list(layers.index),
-            mlps[0] if len(mlps) else layers.index[-1],
+            names,
+            mlps[0] if mlps else names[-1],
             help="The field belongs to a location of this layer's output map.",
         )
-        about = layers.loc[layer]
-        row, col = selection.token(int(about.height), int(about.width))
+        about = layers[layer]
+        row, col = selection.token(about.height, about.width)
         field = cache.exact_receptive_field(model, layer, row, col)
         plain = cache.exact_receptive_field(model, layer, row, col, wrap=False)
         reached, border = st.columns(2)
         reached.metric(
-            "Of the picture", f"{field.mean():.1%}", help=f"{field.sum()} of {field.size} pixels can reach this location."
+            "Of the picture",
+            f"{field.mean():.1%}",
+            help=f"{field.sum()} of {field.size} pixels can reach this location.",
         )
         border.metric(
             "Only round the border",
@@ -62,11 +65,8 @@ def exact() -> None:
 
 def _last_token(layer: str, row: int, col: int) -> tuple[int, int]:
     """The token of the last map that lies over the middle of a token of another map."""
-    here, last = layers.loc[layer], layers.iloc[-1]
-    return (
-        int((2 * row + 1) * last.height // (2 * here.height)),
-        int((2 * col + 1) * last.width // (2 * here.width)),
-    )
+    here, last = layers[layer], layers[names[-1]]
+    return (2 * row + 1) * last.height // (2 * here.height), (2 * col + 1) * last.width // (2 * here.width)
 
 
 def effective(layer: str, row: int, col: int, field: np.ndarray) -> None:
@@ -81,8 +81,8 @@ def effective(layer: str, row: int, col: int, field: np.ndarray) -> None:
             default="gradient",
             required=True,
             key="erf_method",
-            help="Gradient: fast, but it follows the smooth stand-in of the sign. Perturbation: changes blocks of pixels "
-            "and runs the network forward, exact but slow.",
+            help="Gradient: fast, but it follows the smooth stand-in of the sign. Perturbation: changes blocks "
+            "of pixels and runs the network forward, exact but slow.",
         )
         n = st.select_slider(
             "Test images",
@@ -100,12 +100,8 @@ def effective(layer: str, row: int, col: int, field: np.ndarray) -> None:
             if not st.button("Compute it", type="primary", key="erf_go", help="Any other click cancels the work."):
                 return
     with drawing:
-        slot = st.empty()
-        bar = slot.progress(0.0, "Running the network") if slow else None
-        erf = cache.effective_receptive_field(
-            model, layer, row, col, n, method, bar and (lambda done, total: bar.progress(done / total, f"{done} of {total} passes"))
-        )
-        slot.empty()
+        with words.progress(slow) as report:
+            erf = cache.effective_receptive_field(model, layer, row, col, n, method, report)
         words.badge("measured", f"mean over {erf.n} test images, {erf.method}")
         st.plotly_chart(
             figures.erf_heatmap(erf, field, log=log),
@@ -126,8 +122,8 @@ def effective(layer: str, row: int, col: int, field: np.ndarray) -> None:
 exact()
 words.misleads(
     "The exact field says what *can* matter. Most of its pixels may hardly do: compare with the effective field.",
-    "The gradient passes through signs with the training surrogate, 2−2|x| inside [−1, 1], which is not the slope of a "
-    "sign. Where both methods disagree, believe the perturbation.",
+    "The gradient passes through signs with the training surrogate, 2−2|x| inside [−1, 1], which is not the slope of "
+    "a sign. Where both methods disagree, believe the perturbation.",
     "A perturbed block is set to the mean colour. In pictures with a black background that adds something as well as "
     "taking something away.",
     "The effective field belongs to these images; other pictures give another one.",

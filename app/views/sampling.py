@@ -1,6 +1,7 @@
 """Sampling patterns: the tokens that one location of a layer reads."""
 
 import numpy as np
+import pandas as pd
 import streamlit as st
 
 from analysis.figures import sampling as figures
@@ -9,18 +10,19 @@ from app import cache, state
 from app.widgets import selection, words
 
 model, picture = selection.chosen()
-layers = cache.layers(model).set_index("name")
-mlps = layers.index[layers.kind == "mlp"]
+layers = cache.layers(model)
+names = list(layers)
+mlps = [name for name in names if layers[name].kind == "mlp"]
 
 st.markdown(
-    "A 3×3 convolution mixes a token with its neighbours. A binary MLP of BCDNet mixes it with **three sets of tokens** "
-    "instead: itself (*point*), its four direct neighbours (*short*) and tokens half a map away (*long*). "
+    "A 3×3 convolution mixes a token with its neighbours. A binary MLP of BCDNet mixes it with **three sets of "
+    "tokens** instead: itself (*point*), its four direct neighbours (*short*) and tokens half a map away (*long*). "
     "Each quarter of the channels is taken from one of them."
 )
 
 
 def _go_to_clicked(layer: str) -> None:
-    about = layers.loc[layer]
+    about = layers[layer]
     hit = selection.clicked_token(st.session_state["sampling_map"], about.in_height, about.in_width)
     if hit:
         st.session_state["row"], st.session_state["col"] = hit[0] // about.stride, hit[1] // about.stride
@@ -30,12 +32,12 @@ def _go_to_clicked(layer: str) -> None:
 def explore() -> None:
     drawing, controls = st.columns([3, 2], gap="large")
     with controls:
-        layer = selection.layer(list(layers.index), mlps[0] if len(mlps) else layers.index[-1])
-        about = layers.loc[layer]
-        row, col = selection.token(int(about.height), int(about.width))
+        layer = selection.layer(names, mlps[0] if mlps else names[-1])
+        about = layers[layer]
+        row, col = selection.token(about.height, about.width)
         sources = cache.token_sources(model, layer, row, col)
         merged = distinct_sources(sources)
-        _explain(about, row, col, merged)
+        _explain(about, merged)
     with drawing:
         words.badge("computed", f"from the architecture and the weights of {model.title}")
         st.plotly_chart(
@@ -44,8 +46,8 @@ def explore() -> None:
             on_select=lambda: _go_to_clicked(layer),
             selection_mode="points",
             config={"displayModeBar": False},
-            alt=f"Grid of {about.in_height} by {about.in_width} tokens; the token at row {row}, column {col} of {layer} "
-            f"reads {len(merged)} sources.",
+            alt=f"Grid of {about.in_height} by {about.in_width} tokens; row {row}, column {col} of {layer} reads "
+            f"{len(merged)} sources.",
         )
         st.caption("Click a token, or type its row and column. The picture lies under the grid for orientation.")
     with st.expander("The same as a table", icon=":material/table:"):
@@ -58,7 +60,7 @@ def explore() -> None:
     state.publish()
 
 
-def _explain(about, row: int, col: int, merged) -> None:
+def _explain(about: cache.Layer, merged: pd.DataFrame) -> None:
     inside = merged[merged.inside]
     tokens = inside.groupby(["row", "col"]).ngroups
     everything = about.in_height * about.in_width
@@ -68,7 +70,7 @@ def _explain(about, row: int, col: int, merged) -> None:
     border.metric(
         "Wrapped",
         inside[inside.wrapped].groupby(["row", "col"]).ngroups,
-        help="Tokens that are reached only round the border: by leaving the map on one side and coming back on the other.",
+        help="Tokens that are reached only round the border: out on one side of the map and in on the other.",
     )
     for branch, part in inside.groupby("branch", sort=False):
         places = ", ".join(f"({r}, {c})" for r, c in zip(part.row[:9], part.col[:9], strict=True))
@@ -85,7 +87,7 @@ explore()
 words.misleads(
     "The area of a disc is the share of |α·sign W| that reads this source, summed over all outputs. It says how much "
     "the layer *can* take from there, not how much it takes for this picture.",
-    "Shifts are cyclic: a token at the border reads tokens from the opposite border, which are far away in the picture.",
+    "Shifts are cyclic: a token at the border reads tokens from the opposite border, far away in the picture.",
     "A convolution's taps outside the map (crosses) meet zero padding and add nothing.",
     "This is one layer. What a token depends on through all earlier layers is on the page *Receptive fields*.",
 )

@@ -1,5 +1,8 @@
 """The sentences around a figure: where a number comes from, and when a picture misleads."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import streamlit as st
 
 _BADGES = {
@@ -27,3 +30,20 @@ def misleads(*sentences: str) -> None:
     """The fine print, one click away."""
     with st.expander("When this misleads", icon=":material/warning:"):
         st.markdown("\n".join(f"- {sentence}" for sentence in sentences))
+
+
+@contextmanager
+def progress(visible: bool) -> Iterator[Callable[[int, int], object] | None]:
+    """A bar while slow work goes on, gone when it ends; yields what to call with (done, total), None for quick work.
+
+    Drawing it also lets Streamlit stop the work as soon as the reader clicks anything else.
+    """
+    if not visible:
+        yield None
+        return
+    slot = st.empty()
+    bar = slot.progress(0.0, "Running the network")
+    try:
+        yield lambda done, total: bar.progress(min(done / total, 1.0), f"{done:,} of {total:,} passes")
+    finally:
+        slot.empty()
