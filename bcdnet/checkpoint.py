@@ -7,8 +7,6 @@ float32 (counters in int64); the metadata holds ``format`` "bcdnet-checkpoint", 
 
 import contextlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from bcdnet.files import write_atomically
 from bcdnet.model import InputError, Network
 from bcdnet.variants import Config, ConfigError
 
@@ -50,7 +49,7 @@ def save(model: Network, path: str | Path, card: Mapping[str, Any]) -> None:
     check_finite(tensors, path.name)
     metadata = {"format": FORMAT, "version": VERSION, "config": model.config.to_json(), "card": card_json}
     try:
-        _write_atomically(path, to_safetensors(tensors, metadata))
+        write_atomically(path, to_safetensors(tensors, metadata))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written ({error.strerror}).") from error
 
@@ -228,21 +227,3 @@ def _check_layout(file: safe_open, expected: Mapping[str, Tensor], name: str) ->
 def _stored(tensor: Tensor) -> Tensor:
     stored = tensor.detach().cpu().contiguous()
     return stored.float() if stored.is_floating_point() else stored
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    # A temporary file in the same folder, so that the replacement is one step of the same file system.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes the file private; a checkpoint is as readable as any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

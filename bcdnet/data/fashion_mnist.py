@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from bcdnet.data.dataset import ArrayImages, DataError, Dataset
-from bcdnet.paths import assets_dir
+from bcdnet.files import assets_dir
 
 CLASSES = (
     "T-shirt/top",

@@ -3,7 +3,6 @@
 import csv
 import datetime
 import json
-import os
 import platform
 import subprocess
 import time
@@ -21,8 +20,8 @@ from torch.utils.data import DataLoader
 from bcdnet.checkpoint import load, save, transfer
 from bcdnet.data import FASHION_MNIST, DataError, fashion_mnist
 from bcdnet.evaluate import evaluate
+from bcdnet.files import assets_dir, write_atomically
 from bcdnet.model import Network
-from bcdnet.paths import assets_dir
 from bcdnet.training.batches import EpochSampler, MemoryBatches, loader
 from bcdnet.training.distillation import teacher_logits
 from bcdnet.training.module import TrainingModule
@@ -53,7 +52,7 @@ def train(recipe_path: Path, overrides: list[str] | None = None, resume: Path | 
     elif (run / "recipe.json").exists():
         raise RecipeError(f"{run} holds a run already; go on with --resume {run}, or move it away.")
     run.mkdir(parents=True, exist_ok=True)
-    _write(run / "recipe.json", json.dumps(recipe.to_dict(), indent=1))
+    write_atomically(run / "recipe.json", json.dumps(recipe.to_dict(), indent=1).encode())
     return _Run(recipe, run).execute()
 
 
@@ -179,7 +178,7 @@ class _EpochLog(Callback):
             **{key: metrics.get(key, "") for key in ("train_loss", "train_top1", "test_top1")},
         }
         lines = [",".join(LOG_FIELDS), *(",".join(str(r[f]) for f in LOG_FIELDS) for r in [*rows, row])]
-        _write(self.path, "\n".join(lines) + "\n")
+        write_atomically(self.path, ("\n".join(lines) + "\n").encode())
 
 
 def checkpoint_path(name: str) -> Path:
@@ -204,9 +203,3 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head.stdout.strip()
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

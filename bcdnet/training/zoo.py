@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from bcdnet.checkpoint import CheckpointError, inspect
-from bcdnet.paths import assets_dir
+from bcdnet.files import assets_dir, write_atomically
 from bcdnet.training.recipe import Recipe, load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -39,6 +39,11 @@ SHOWN = (
     "fmnist_bcdnet_a_step1",
     "fmnist_twin",
 )
+
+
+def zoo_recipes() -> dict[str, Recipe]:
+    """The recipes of the zoo by name, in order of dependency."""
+    return {name: load_recipe(RECIPES / f"{name}.yaml") for name in ORDER}
 
 
 def shipped(recipe: Recipe) -> bool:
@@ -64,10 +69,10 @@ def ship(recipe: Recipe, run: Path) -> None:
         if step.id is None:
             continue
         source = run / f"step{number}.safetensors"
-        _replace(folder / f"{step.id}.safetensors", source.read_bytes())
+        write_atomically(folder / f"{step.id}.safetensors", source.read_bytes())
         card = json.dumps(inspect(source)["card"], indent=1) + "\n"
-        _replace(folder / f"{step.id}.json", card.encode())
-        _replace(folder / f"{step.id}.csv", (run / "log.csv").read_bytes())
+        write_atomically(folder / f"{step.id}.json", card.encode())
+        write_atomically(folder / f"{step.id}.csv", (run / "log.csv").read_bytes())
     write_manifest()
 
 
@@ -80,13 +85,7 @@ def write_manifest() -> None:
             entry = {"id": name, "title": inspect(path)["card"]["title"], "file": f"checkpoints/{name}.safetensors"}
             entry |= {"log": f"checkpoints/{name}.csv", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
             models.append(entry)
-    _replace(assets_dir() / "manifest.json", (json.dumps({"models": models}, indent=1) + "\n").encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    write_atomically(assets_dir() / "manifest.json", (json.dumps({"models": models}, indent=1) + "\n").encode())
 
 
 def _start(name: str, recipe: Recipe, run: Path, threads: int) -> subprocess.Popen[bytes]:
@@ -102,7 +101,7 @@ def _start(name: str, recipe: Recipe, run: Path, threads: int) -> subprocess.Pop
 def main(jobs: int = typer.Option(2, min=1, help="Runs at a time; the cores are shared out among them.")) -> None:
     """Train and ship every model of the zoo."""
     console, threads = Console(stderr=True), max(1, torch.get_num_threads() // jobs)
-    recipes = {name: load_recipe(RECIPES / f"{name}.yaml") for name in ORDER}
+    recipes = zoo_recipes()
     waiting = [name for name in ORDER if not shipped(recipes[name])]
     running: dict[str, subprocess.Popen[bytes]] = {}
     failed: list[str] = []

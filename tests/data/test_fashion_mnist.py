@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from bcdnet.data import FASHION_MNIST, DataError, decode_image, fashion_mnist, open_dataset
-from bcdnet.paths import assets_dir
+from bcdnet.files import assets_dir
 
 IMAGES, LABELS = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
 

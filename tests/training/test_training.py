@@ -23,7 +23,9 @@ batch_size: 16
 compile: false
 model: {variant: bcdnet_a, image_size: 28, in_channels: 1, num_classes: 10, width: 0.015625, stem_channels: 512,
         channels: [512, 1024], blocks: [1, 2], strides: [1, 2], mlp_groups: 1, heads: 2}
-steps: [{precision: 32/1, epochs: 2, lr: 1.0e-3, warmup: 0.2, weight_decay: 0.01}, {precision: 1/1, epochs: 2, lr: 1.0e-3}]
+steps:
+  - {precision: 32/1, epochs: 2, lr: 1.0e-3, warmup: 0.2, weight_decay: 0.01}
+  - {precision: 1/1, epochs: 2, lr: 1.0e-3}
 """
 
 

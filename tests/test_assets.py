@@ -1,0 +1,70 @@
+"""What ships is what the cards, the README and the command line say it is."""
+
+import csv
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bcdnet
+from bcdnet.checkpoint import inspect
+from bcdnet.cost import network_cost
+from bcdnet.data import open_dataset
+from bcdnet.evaluate import evaluate
+from bcdnet.files import assets_dir
+from bcdnet.training.zoo import SHOWN, shipped, zoo_recipes
+
+README = Path(__file__).parents[1] / "README.md"
+MODELS: list[dict[str, Any]] = json.loads((assets_dir() / "manifest.json").read_text())["models"]
+
+
+def card(name: str) -> dict[str, Any]:
+    return inspect(assets_dir() / "checkpoints" / f"{name}.safetensors")["card"]
+
+
+def test_everything_promised_ships() -> None:
+    assert [model["id"] for model in MODELS] == list(SHOWN)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model["id"])
+def test_files_agree(model: dict[str, Any]) -> None:
+    path = assets_dir() / model["file"]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == model["sha256"]
+    about = card(model["id"])
+    assert about["title"] == model["title"]
+    assert json.loads(path.with_suffix(".json").read_text()) == about
+    assert re.fullmatch(r"[0-9a-f]{40}", about["commit"])
+    with (assets_dir() / model["log"]).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == sum(step["epochs"] for step in about["recipe"]["steps"])
+    # The log's last epoch is the very network that shipped, measured by other code.
+    ours = [row for row in rows if row["precision"] == inspect(path)["config"].precision]
+    assert float(ours[-1]["test_top1"]) == pytest.approx(about["metrics"]["top1"], abs=0.02)
+
+
+def test_binary_networks_cost_the_same() -> None:
+    bops = [network_cost(inspect(assets_dir() / m["file"])["config"]).bops for m in MODELS]
+    binary = [count for count in bops if count]
+    assert len(binary) == 5
+    assert max(binary) <= 1.02 * min(binary)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model["id"])
+def test_accuracy_is_what_the_card_and_the_readme_say(model: dict[str, Any]) -> None:
+    metrics = card(model["id"])["metrics"]
+    result = evaluate(bcdnet.load(assets_dir() / model["file"]), open_dataset("fashion-mnist"))
+    assert result.n == metrics["n"] == 10_000
+    # A processor that sums in another order may flip a handful of bits, so of images: 5 of 10,000 is 0.05.
+    assert result.top1 == pytest.approx(metrics["top1"], abs=0.05)
+    assert metrics["ci95"][0] < metrics["top1"] < metrics["ci95"][1]
+    floor = 90.0 if model["id"] == "fmnist_twin" else 85.0 if model["id"].endswith("step1") else 88.0
+    assert result.top1 >= floor
+    line = next(row for row in README.read_text().splitlines() if row.startswith(f"| `{model['id']}`"))
+    assert f"{metrics['top1']:.2f}" in line
+
+
+def test_the_zoo_would_train_nothing() -> None:
+    assert [name for name, recipe in zoo_recipes().items() if not shipped(recipe)] == []
