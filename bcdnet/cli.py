@@ -187,7 +187,9 @@ def _complain(error: Exception) -> int:
     """One sentence on stderr, and the exit status it stands for."""
     message = " ".join((error.format_message() if isinstance(error, typer.BadParameter) else str(error)).split())
     # A project error is a ValueError that this package defines: its message is written for whoever typed the command.
-    if isinstance(error, typer.TyperException):
+    if isinstance(error, typer.Abort):  # Ctrl+C
+        status, message = 1, "stopped before it was done; a training run goes on with --resume RUN."
+    elif isinstance(error, typer.TyperException):
         status, message = 2, f"{message.rstrip('.')}; see `bcdnet --help`."
     elif isinstance(error, ValueError) and type(error).__module__.startswith("bcdnet."):
         status = 2

@@ -3,6 +3,7 @@
 import csv
 import datetime
 import json
+import logging
 import platform
 import subprocess
 import time
@@ -90,22 +91,24 @@ class _Run:
             MemoryBatches(self.images, self.labels, self._teacher), recipe.batch_size, recipe.seed, recipe.flip
         )
         resume = self.folder / f"step{number}.ckpt"
-        trainer = lightning.Trainer(
-            accelerator="auto",
-            devices=1,
-            max_epochs=step.epochs,
-            logger=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            default_root_dir=self.folder,
-            callbacks=[
-                _EpochLog(self.folder / "log.csv", number, step),
-                ModelCheckpoint(self.folder, resume.stem, save_top_k=1, enable_version_counter=False),
-                RichProgressBar(),
-            ],
-        )
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data lies in memory
+            warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # as it must, to be resumed
+            trainer = lightning.Trainer(
+                accelerator="auto",
+                devices=1,
+                max_epochs=step.epochs,
+                logger=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                default_root_dir=self.folder,
+                callbacks=[
+                    _EpochLog(self.folder / "log.csv", number, step),
+                    ModelCheckpoint(self.folder, resume.stem, save_top_k=1, enable_version_counter=False),
+                    RichProgressBar(),
+                ],
+            )
             trainer.fit(
                 module,
                 batches,
