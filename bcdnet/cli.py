@@ -186,13 +186,11 @@ def main(argv: list[str] | None = None) -> NoReturn:
 def _complain(error: Exception) -> int:
     """One sentence on stderr, and the exit status it stands for."""
     message = " ".join((error.format_message() if isinstance(error, typer.BadParameter) else str(error)).split())
-    # A project error is a ValueError that this package defines: its message is written for whoever typed the command.
-    if isinstance(error, typer.Abort):  # Ctrl+C
-        status, message = 1, "stopped before it was done; a training run goes on with --resume RUN."
-    elif isinstance(error, typer.TyperException):
+    # An error that this package defines has a message written for whoever typed the command; bad input is a ValueError.
+    if isinstance(error, typer.TyperException):
         status, message = 2, f"{message.rstrip('.')}; see `bcdnet --help`."
-    elif isinstance(error, ValueError) and type(error).__module__.startswith("bcdnet."):
-        status = 2
+    elif type(error).__module__.startswith("bcdnet."):
+        status = 2 if isinstance(error, ValueError) else 1
     else:
         status, message = 1, f"the run failed with {type(error).__name__}: {message or 'no message'} (see --debug)"
     print(f"bcdnet: {message}", file=sys.stderr)

@@ -31,6 +31,10 @@ from bcdnet.training.recipe import Recipe, RecipeError, Step, load_recipe
 LOG_FIELDS = ("step", "precision", "epoch", "lr", "train_loss", "train_top1", "test_top1", "seconds")
 
 
+class Stopped(RuntimeError):
+    """A run that somebody stopped; what it had reached lies in its folder."""
+
+
 def train(recipe_path: Path, overrides: list[str] | None = None, resume: Path | None = None) -> dict[str, Any]:
     """Train what a recipe describes, or go on with a run that was stopped.
 
@@ -45,6 +49,7 @@ def train(recipe_path: Path, overrides: list[str] | None = None, resume: Path | 
 
     Raises:
         RecipeError, ConfigError, DataError, CheckpointError: something the user can mend.
+        Stopped: the user pressed Ctrl+C.
     """
     recipe = load_recipe(recipe_path, overrides)
     run = Path("runs") / recipe.name if resume is None else resume
@@ -109,15 +114,11 @@ class _Run:
                     RichProgressBar(),
                 ],
             )
-            trainer.fit(
-                module,
-                batches,
-                self._test_loader(),
-                ckpt_path=resume if resume.exists() else None,
-                weights_only=True,
-            )
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+            try:
+                last = resume if resume.exists() else None
+                trainer.fit(module, batches, self._test_loader(), ckpt_path=last, weights_only=True)
+            except SystemExit:  # Lightning's answer to Ctrl+C
+                raise Stopped(f"stopped by Ctrl+C; go on with --resume {self.folder}.") from None
         network.card = self._card(step, network.eval())
         return network
 
