@@ -33,8 +33,8 @@ from analysis import attribution, binarization, comparison, receptive_field, sam
 from bcdnet import cost
 from bcdnet.checkpoint import CheckpointError, inspect
 from bcdnet.data import DataError, Dataset, ImageError, Preprocess, decode_image, open_dataset
+from bcdnet.files import assets_dir
 from bcdnet.model import Network, map_sizes
-from bcdnet.paths import assets_dir
 from bcdnet.variants import VARIANTS, Config
 
 __all__ = ["Config", "ImageError"]

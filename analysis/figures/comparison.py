@@ -1,5 +1,7 @@
 """Models side by side on a labelled set."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -9,11 +11,14 @@ from analysis.figures.palette import GRID, INK, SEQUENTIAL, layout, model_color
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon")
 
 
-def accuracy_whiskers(accuracy: pd.DataFrame, size: int | None = None) -> go.Figure:
+def accuracy_whiskers(
+    accuracy: pd.DataFrame, ids: Mapping[str, str] | None = None, size: int | None = None
+) -> go.Figure:
     """Top-1 accuracy of each model with its 95 % Wilson interval.
 
     Args:
         accuracy: :attr:`analysis.comparison.Comparison.accuracy`.
+        ids: model -> id that settles its colour, see :func:`analysis.figures.palette.model_color`.
         size: height of the figure in pixels; grows with the number of models if None.
     """
     fig = go.Figure()
@@ -25,7 +30,11 @@ def accuracy_whiskers(accuracy: pd.DataFrame, size: int | None = None) -> go.Fig
                 mode="markers+text",
                 text=[f"{row.top1:.2f}"],
                 textposition="top center",
-                marker={"color": model_color(str(name), k), "size": 11, "symbol": _SYMBOLS[k % len(_SYMBOLS)]},
+                marker={
+                    "color": model_color((ids or {}).get(str(name), str(name)), k),
+                    "size": 11,
+                    "symbol": _SYMBOLS[k % len(_SYMBOLS)],
+                },
                 error_x={
                     "array": [row.high - row.top1],
                     "arrayminus": [row.top1 - row.low],
@@ -42,11 +51,12 @@ def accuracy_whiskers(accuracy: pd.DataFrame, size: int | None = None) -> go.Fig
     return fig.update_xaxes(title_text="top-1 accuracy (%), whiskers: 95 % interval")
 
 
-def per_class_dots(per_class: pd.DataFrame, size: int | None = None) -> go.Figure:
+def per_class_dots(per_class: pd.DataFrame, ids: Mapping[str, str] | None = None, size: int | None = None) -> go.Figure:
     """Accuracy of every model on every class, hardest class on top; a line spans the models.
 
     Args:
         per_class: :attr:`analysis.comparison.Comparison.per_class`.
+        ids: model -> id that settles its colour, see :func:`analysis.figures.palette.model_color`.
         size: height of the figure in pixels; grows with the number of classes if None.
     """
     known = per_class.dropna(subset=["accuracy"])
@@ -70,7 +80,11 @@ def per_class_dots(per_class: pd.DataFrame, size: int | None = None) -> go.Figur
                 y=rows["class"],
                 mode="markers",
                 name=name,
-                marker={"color": model_color(name, k), "size": 11, "symbol": _SYMBOLS[k % len(_SYMBOLS)]},
+                marker={
+                    "color": model_color((ids or {}).get(name, name), k),
+                    "size": 11,
+                    "symbol": _SYMBOLS[k % len(_SYMBOLS)],
+                },
                 customdata=np.stack([rows.low, rows.high, rows.correct, rows.n], 1),
                 hovertemplate="<b>%{y}</b>: %{x:.1f} %<br>95 %: %{customdata[0]:.1f} to %{customdata[1]:.1f}"
                 "<br>%{customdata[2]} of %{customdata[3]} right<extra>" + name + "</extra>",

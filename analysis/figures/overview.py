@@ -39,37 +39,38 @@ def accuracy_intervals(models: pd.DataFrame, size: int | None = None) -> go.Figu
     return fig.update_xaxes(title_text="top-1 accuracy (%)")
 
 
-#: What the x axis and the y axis of a training log may be called, best first.
-_STEPS, _ACCURACIES = ("epoch", "step"), ("val_top1", "val/top1", "val_acc", "top1")
-
-
-def training_curves(logs: Mapping[str, pd.DataFrame], ids: Mapping[str, str], size: int = 340) -> go.Figure | None:
-    """Validation accuracy by epoch of each training log; None if no log holds one.
+def training_curves(logs: Mapping[str, pd.DataFrame], ids: Mapping[str, str], size: int = 340) -> go.Figure:
+    """Test accuracy by epoch of each training run; dotted at real precision, solid once activations are binary.
 
     Args:
-        logs: title of a model -> its log, one row an epoch.
+        logs: title of a model -> its log, columns ``step``, ``precision``, ``epoch``, ``test_top1`` in percent.
         ids: title -> id of the model, for its colour.
         size: height of the figure in pixels.
     """
     fig = go.Figure()
     for k, (title, log) in enumerate(logs.items()):
-        x = next((name for name in _STEPS if name in log), None)
-        y = next((name for name in _ACCURACIES if name in log), None)
-        if x is None or y is None:
-            continue
-        points = log[[x, y]].dropna()
-        fig.add_trace(
-            go.Scatter(
-                x=points[x],
-                y=points[y],
-                name=title,
-                mode="lines",
-                line={"color": model_color(ids[title], k), "width": 2},
-                hovertemplate="%{x}: %{y:.2f} %",
+        points = log.dropna(subset=["test_top1"])
+        points = points.assign(row=range(1, len(points) + 1))  # epochs start again at every step
+        for first, (_, part) in enumerate(points.groupby("step", sort=True)):
+            precision = str(part.precision.iloc[0])
+            fig.add_trace(
+                go.Scatter(
+                    x=part.row,
+                    y=part.test_top1,
+                    name=title,
+                    legendgroup=title,
+                    showlegend=first == 0,
+                    mode="lines+markers",
+                    marker_size=5,
+                    line={
+                        "color": model_color(ids[title], k),
+                        "width": 2,
+                        "dash": "solid" if precision == "1/1" else "dot",
+                    },
+                    customdata=part[["step", "precision", "epoch"]],
+                    hovertemplate="step %{customdata[0]} (%{customdata[1]}), epoch %{customdata[2]}: %{y:.2f} %",
+                )
             )
-        )
-    if not fig.data:
-        return None
     layout(fig, height=size)
-    fig.update_xaxes(title_text="epoch")
-    return fig.update_yaxes(title_text="top-1 (%)")
+    fig.update_xaxes(title_text="epochs of both training steps", rangemode="tozero")
+    return fig.update_yaxes(title_text="top-1 on the test set (%)")

@@ -62,18 +62,21 @@ def receptive_set(
     return square_axes(fig, height, width)
 
 
-def growth_curve(growths: Mapping[str, pd.DataFrame], size: int = 380) -> go.Figure:
+def growth_curve(
+    growths: Mapping[str, pd.DataFrame], ids: Mapping[str, str] | None = None, size: int = 380
+) -> go.Figure:
     """Share of the image that one token can see, by depth; dotted: without going round the border.
 
     Networks with the same layers show their names on the axis, others count units from the stem, which is 0.
 
     Args:
         growths: name of a model -> :func:`analysis.receptive_field.receptive_field_growth`.
+        ids: name -> id that settles its colour, see :func:`analysis.figures.palette.model_color`.
         size: height of the figure in pixels.
     """
     fig = go.Figure()
     for k, (name, growth) in enumerate(growths.items()):
-        color = model_color(name, k)
+        color = model_color((ids or {}).get(name, name), k)
         where = np.stack(
             [growth.row, growth.col, growth.pixels, 100 * growth.wrapped, 100 * growth.box, growth.layer], 1
         )

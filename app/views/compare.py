@@ -13,27 +13,26 @@ from app.widgets import selection, words
 
 _MOST = 4
 
-selection.chosen()
 everything, _ = cache.catalogue()
-model, picture = selection.chosen()
+picture = selection.chosen()[1]
 by_id = {model.id: model for model in everything}
 
 st.markdown(
     "The same picture goes through up to four networks. The maps share one colour scale, so a pale map is weaker "
     "evidence and not just a paler picture."
 )
-wanted = [key for key in st.session_state.get("models", []) if key in by_id][:_MOST]
-if not wanted:
-    binary = [m.id for m in everything if m.config.precision == "1/1"] or list(by_id)
-    wanted = binary[:3]
-st.session_state["models"] = wanted
+wanted = st.session_state.get("models", ["none yet"])
+st.session_state["models"] = [key for key in wanted if key in by_id][:_MOST]
+if wanted and not st.session_state["models"]:  # nothing was chosen so far, or an address named models that are not here
+    binary = [m.id for m in everything if m.config.precision == "1/1"]
+    st.session_state["models"] = (binary or list(by_id))[:3]
 chosen = st.multiselect(
     "Models",
     list(by_id),
     format_func=lambda key: by_id[key].title,
     key="models",
     max_selections=_MOST,
-    help="Up to four. The first ones are shown when nothing is chosen.",
+    help="Up to four networks, in the order in which you choose them.",
 )
 models = [by_id[key] for key in chosen]
 if not models:
@@ -150,13 +149,14 @@ def _test_set() -> None:
 
 def _results(result: Comparison, n: int) -> None:
     left, right = st.columns(2, gap="large")
+    ids = {m.title: m.id for m in models}
     left.plotly_chart(
-        figures.accuracy_whiskers(result.accuracy),
+        figures.accuracy_whiskers(result.accuracy, ids),
         config={"displayModeBar": False},
         alt="Top-1 accuracy with 95 % confidence intervals",
     )
     right.plotly_chart(
-        figures.per_class_dots(result.per_class),
+        figures.per_class_dots(result.per_class, ids),
         config={"displayModeBar": False},
         alt="Accuracy by class",
     )

@@ -24,8 +24,8 @@ models, _ = cache.catalogue()
 points = cache.scatter_points(tuple(model.key for model in models))
 
 st.markdown(
-    "A binary multiply-accumulate costs a 64th of a real one, so **OPs = BOPs / 64 + FLOPs**. The further up and to "
-    "the left a network stands, the better. Accuracies on different data sets do not compare, so each has its own chart."
+    "A binary multiply-accumulate costs a 64th of a real one, so **OPs = BOPs / 64 + FLOPs**. The further up and left "
+    "a network stands, the better. Accuracies on different data sets do not compare, so each has its own chart."
 )
 
 

@@ -37,9 +37,10 @@ def _row(model: cache.Model) -> dict:
         "Top-1": metrics.get("top1"),
         "low": low,
         "high": high,
+        "95 %": f"{low:.2f}–{high:.2f}",
         "n": metrics.get("n"),
         "Parameters": cost.params,
-        "of them 1 bit": cost.binary_params / cost.params,
+        "1 bit": cost.binary_params / cost.params,
         "BOPs": cost.bops / 1e6,
         "OPs": cost.ops["full"] / 1e6,
         "KB": cost.bits / 8 / 1000,
@@ -90,25 +91,25 @@ for column, (page, question) in zip(
     ],
     strict=True,
 ):
-    column.page_link(f"views/{page}.py")
-    column.caption(question)
+    with column.container(border=True, height="stretch", gap="xsmall"):
+        st.page_link(f"views/{page}.py", icon=":material/arrow_forward:")
+        st.caption(question)
 
 st.subheader("The trained models")
 with st.container(horizontal=True):
     words.badge("measured", "accuracy, from each model's card")
     words.badge("computed", "costs for one image")
 st.dataframe(
-    table.drop(columns="id"),
+    table.drop(columns=["id", "low", "high"]),
     hide_index=True,
     column_config={
         "W/A": st.column_config.TextColumn(help="Bits of weights and activations in the inner layers."),
         "Branches": st.column_config.TextColumn(help="Point, short, long: what each binary MLP reads."),
         "Top-1": st.column_config.NumberColumn(format="%.2f %%", help="Share of test images classified correctly."),
-        "low": st.column_config.NumberColumn("95 % from", format="%.2f", help="Confidence interval, lower end."),
-        "high": st.column_config.NumberColumn("to", format="%.2f", help="Confidence interval, upper end."),
+        "95 %": st.column_config.TextColumn(help="Confidence interval of the accuracy (Wilson), in percent."),
         "n": st.column_config.NumberColumn(format="localized", help="Test images the accuracy was measured on."),
         "Parameters": st.column_config.NumberColumn(format="localized"),
-        "of them 1 bit": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1, color="primary"),
+        "1 bit": st.column_config.NumberColumn(format="percent", help="Share of the parameters that take one bit."),
         "BOPs": st.column_config.NumberColumn("BOPs (10⁶)", format="%.2f", help="Binary multiply-accumulates."),
         "OPs": st.column_config.NumberColumn("OPs (10⁶)", format="%.2f", help="BOPs / 64 + FLOPs, convention full."),
         "KB": st.column_config.NumberColumn("Memory (kB)", format="%.1f", help="1 bit a binary, 32 a real parameter."),
@@ -125,11 +126,15 @@ if len(measured):
     st.caption("Where two intervals overlap a lot, the test set is too small to tell which model is better.")
 
 logs = {model.title: cache.training_log(model.log) for model in models if model.log and model.log.is_file()}
-curves = figures.training_curves(logs, {model.title: model.id for model in models})
-if curves is not None:
+if logs:
     st.subheader("How they were trained")
     words.badge("measured", "training logs of the shipped models")
-    st.plotly_chart(curves, config={"displayModeBar": False}, alt="Validation accuracy of each model, epoch by epoch")
+    st.plotly_chart(
+        figures.training_curves(logs, {model.title: model.id for model in models}),
+        config={"displayModeBar": False},
+        alt="Test accuracy of each model, epoch by epoch",
+    )
+    st.caption("Dotted: real weights or activations (the twin, and training step 1). Solid: one bit each (step 2).")
 
 with st.expander("Cards of the models", icon=":material/badge:"):
     for model in models:

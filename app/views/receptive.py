@@ -46,7 +46,7 @@ def exact() -> None:
         )
         growth = cache.receptive_field_growth(model, *_last_token(layer, row, col))
         st.plotly_chart(
-            figures.growth_curve({model.title: growth}, size=300),
+            figures.growth_curve({model.title: growth}, {model.title: model.id}, size=300),
             config={"displayModeBar": False},
             alt="Share of the picture that one location can see, growing from layer to layer",
         )
