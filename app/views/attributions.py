@@ -79,7 +79,7 @@ with controls:
         config={"displayModeBar": False},
         alt=f"Top five classes; {model.classes[int(scores.argmax())]} leads with {scores.max():.0%}",
     )
-    target = selection.target(model, picture)
+    target = selection.target([model], picture)
     runnable = list(status.index[status.runnable])
     state.valid("method", runnable, "grad_cam")
     method = st.selectbox(

@@ -38,23 +38,17 @@ models = [by_id[key] for key in chosen]
 if not models:
     st.info("Choose at least one model.")
     st.stop()
+if any(m.classes != models[0].classes for m in models):
+    st.info("These models tell different classes apart, so they cannot be compared. Choose models of one data set.")
+    st.stop()
 
 
 def _one_picture() -> None:
     scores = {m.id: cache.probabilities(m, picture) for m in models}
     names = models[0].classes
-    order = [int(k) for k in np.mean([s for s in scores.values() if len(s) == len(names)], axis=0).argsort()[::-1]]
     left, right, _ = st.columns([2, 2, 3])
     with left:
-        if st.session_state.get("target") not in order:
-            st.session_state["target"] = order[0]
-        target = st.selectbox(
-            "Class to explain",
-            order,
-            format_func=lambda k: names[k],
-            key="target",
-            help="All maps explain this class. The first one is what the networks find likeliest on average.",
-        )
+        target = selection.target(models, picture)
     with right:
         forward_only = ["grad_cam", "feature_ablation"]
         method = st.segmented_control(

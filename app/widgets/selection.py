@@ -1,7 +1,9 @@
 """What is looked at: model, picture, layer, token, class. Every page uses the same keys, so a choice follows along."""
 
 import random
+from collections.abc import Sequence
 
+import numpy as np
 import streamlit as st
 
 from app import cache, state
@@ -163,9 +165,9 @@ def clicked_token(selection: dict, height: int, width: int) -> tuple[int, int] |
     return None
 
 
-def target(model: Model, picture: Picture) -> int:
-    """The class to explain: the predicted one, until another is chosen for this picture."""
-    scores = cache.probabilities(model, picture)
+def target(models: Sequence[Model], picture: Picture) -> int:
+    """The class to explain: the likeliest (on average over the models), until another is chosen for this picture."""
+    scores = np.mean([cache.probabilities(model, picture) for model in models], axis=0)
     order = [int(k) for k in scores.argsort()[::-1]]
     if st.session_state.get("target_of", picture.key) != picture.key:
         st.session_state["target"] = order[0]
@@ -174,7 +176,8 @@ def target(model: Model, picture: Picture) -> int:
     return st.selectbox(
         "Class to explain",
         order,
-        format_func=lambda k: f"{model.classes[k]} · {scores[k]:.1%}",
+        format_func=lambda k: f"{models[0].classes[k]} · {scores[k]:.1%}",
         key="target",
-        help="The map shows what speaks for and against this class; the percentages are the network's probabilities.",
+        help="The map shows what speaks for and against this class. Percentages are the network's probabilities, "
+        "or the mean over several networks.",
     )
