@@ -100,6 +100,7 @@ class _Run:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data lies in memory
             warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # as it must, to be resumed
+            warnings.filterwarnings("ignore", ".*LeafSpec.*")  # of Lightning to itself
             trainer = lightning.Trainer(
                 accelerator="auto",
                 devices=1,
