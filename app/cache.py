@@ -331,16 +331,15 @@ class Layer:
     in_height: int
     in_width: int
     stride: int
+    kernel: int
 
 
 def layers(model: Model) -> dict[str, Layer]:
     """The layers of a model by name, in order."""
-    rows = _layers(model).to_dict("records")
+    counts = ("height", "width", "in_height", "in_width", "stride", "kernel")
     return {
-        str(row["name"]): Layer(
-            str(row["kind"]), *(int(row[name]) for name in ("height", "width", "in_height", "in_width", "stride"))
-        )
-        for row in rows
+        str(row["name"]): Layer(str(row["kind"]), *(int(row[name]) for name in counts))
+        for row in _layers(model).to_dict("records")
     }
 
 

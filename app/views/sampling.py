@@ -13,6 +13,9 @@ model, picture = selection.chosen()
 layers = cache.layers(model)
 names = list(layers)
 mlps = [name for name in names if layers[name].kind == "mlp"]
+# Without MLPs the last layer that reads more than its own token says most.
+wide = [name for name in names if layers[name].kernel > 1]
+default = (mlps or wide[::-1] or names)[0]
 
 st.markdown(
     "A 3×3 convolution mixes a token with its neighbours. A binary MLP of BCDNet mixes it with **three sets of "
@@ -32,7 +35,7 @@ def _go_to_clicked(layer: str) -> None:
 def explore() -> None:
     drawing, controls = st.columns([3, 2], gap="large")
     with controls:
-        layer = selection.layer(names, mlps[0] if mlps else names[-1])
+        layer = selection.layer(names, default)
         about = layers[layer]
         row, col = selection.token(about.height, about.width)
         sources = cache.token_sources(model, layer, row, col)
