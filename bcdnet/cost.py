@@ -9,6 +9,7 @@ One multiply-accumulate is one operation; ``OPs = BOPs / 64 + FLOPs``. The paper
 Residual additions, RPReLU's shifts, branch sums and pooling are not counted. Of two heads one is counted.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,7 @@ class NetworkCost:
         return {convention: self.bops / 64 + flops for convention, flops in self.flops.items()}
 
 
+@functools.lru_cache(maxsize=256)
 def network_cost(config: Config, image_size: tuple[int, int] | None = None) -> NetworkCost:
     """Count every layer of the network a configuration describes, without allocating its weights.
 
