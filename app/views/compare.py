@@ -91,8 +91,8 @@ def _card(m: cache.Model, scores: np.ndarray) -> None:
     accuracy, ops = st.columns(2)
     top1 = metrics.get("top1")
     accuracy.metric(
-        "Top-1",
-        "–" if top1 is None else f"{top1:.1f} %",
+        "Top-1 (%)",  # in the label, because four cards side by side leave room for five figures
+        "–" if top1 is None else f"{top1:.2f}",
         help="Measured on the whole test set, from the card." if top1 is not None else "The card holds no accuracy.",
     )
     ops.metric("OPs (10⁶)", f"{cost.ops['full'] / 1e6:.2f}", help="Computed: BOPs / 64 + FLOPs, convention full.")
