@@ -5,20 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from nets import TINY
 
 import bcdnet
 from bcdnet.data import FASHION_MNIST
 from bcdnet.data.fashion_mnist import CLASSES
-
-TINY = {
-    "image_size": 28,
-    "in_channels": 1,
-    "num_classes": 10,
-    "width": 1 / 8,
-    "stem_stride": 1,
-    "strides": (1, 2, 1, 2, 1),
-    "blocks": (1, 1, 1, 2, 2),
-}
 
 
 def write_checkpoint(folder: Path, name: str, variant: str, **changes: Any) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nets
 import pytest
 import torch
 from safetensors import safe_open
@@ -13,16 +14,8 @@ from safetensors.torch import load_file, save_file
 import bcdnet
 from bcdnet.checkpoint import CheckpointError, inspect, load, save, transfer
 
-TINY: dict[str, Any] = {
-    "image_size": 28,
-    "in_channels": 1,
-    "num_classes": 10,
-    "width": 1 / 16,
-    "stem_stride": 1,
-    "strides": (1, 2, 1, 2, 1),
-    "blocks": (1, 1, 1, 2, 2),
-}
-SMALLER: dict[str, Any] = {**TINY, "channels": (32, 64), "blocks": (1, 2), "strides": (2, 2), "width": 1 / 8}
+TINY = {**nets.TINY, "width": 1 / 16}
+SMALLER = {**TINY, "channels": (32, 64), "blocks": (1, 2), "strides": (2, 2), "width": 1 / 8}
 CARD = {"title": "Tïny", "classes": ["a", "b"], "metrics": {"top1": 12.5, "n": 8}, "recipe": {"steps": [1, 2]}}
 
 

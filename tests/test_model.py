@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import nets
 import pytest
 import torch
 from torch import Tensor
@@ -11,15 +12,7 @@ from bcdnet.layers import BinaryConv2d, BinaryMLP, ContextEmbedding
 from bcdnet.model import InputError, map_sizes
 from bcdnet.variants import get_config
 
-TINY: dict[str, Any] = {
-    "image_size": 28,
-    "in_channels": 1,
-    "num_classes": 10,
-    "width": 1 / 16,
-    "stem_stride": 1,
-    "strides": (1, 2, 1, 2, 1),
-    "blocks": (1, 1, 1, 2, 2),
-}
+TINY = {**nets.TINY, "width": 1 / 16}
 
 
 @pytest.fixture(autouse=True)

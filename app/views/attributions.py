@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from analysis.attribution import METHODS, Attribution, rank_correlation
+from analysis.attribution import Attribution, rank_correlation
 from analysis.figures import attribution as figures
+from analysis.methods import METHODS
 from app import cache, state
 from app.widgets import selection, words
 

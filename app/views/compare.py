@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from analysis.attribution import METHODS
 from analysis.comparison import Comparison
 from analysis.figures import attribution as maps
 from analysis.figures import comparison as figures
+from analysis.methods import METHODS
 from app import cache
 from app.widgets import selection, words
 

@@ -1,12 +1,12 @@
 """Attribution: hand-computed maps, honest labels, and a network left exactly as it was found."""
 
+import nets
 import numpy as np
 import pytest
 import torch
 from captum.attr import LRP, DeepLift, GuidedBackprop, Saliency
 
 from analysis.attribution import (
-    METHODS,
     attribute,
     cost_estimate,
     default_layer,
@@ -15,18 +15,10 @@ from analysis.attribution import (
     rank_correlation,
     target_layers,
 )
+from analysis.methods import METHODS
 from bcdnet import create_model
 
-TINY = {
-    "image_size": 28,
-    "in_channels": 1,
-    "num_classes": 10,
-    "width": 1 / 8,
-    "stem_stride": 1,
-    "strides": (1, 2, 1, 2, 1),
-    "blocks": (1, 1, 1, 2, 2),
-    "mlp_groups": 2,
-}
+TINY = {**nets.TINY, "mlp_groups": 2}
 RUNNABLE = [key for key, method in METHODS.items() if method.validity != "invalid"]
 # Small enough to be quick, uneven enough to show a wrong count.
 QUICK = {

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from nets import TINY
 
 import bcdnet
 from analysis.tradeoffs import (
@@ -19,16 +20,6 @@ from analysis.tradeoffs import (
     scatter_points,
 )
 from bcdnet.variants import VARIANTS, get_config
-
-TINY = {
-    "image_size": 28,
-    "in_channels": 1,
-    "num_classes": 10,
-    "width": 1 / 8,
-    "stem_stride": 1,
-    "strides": (1, 2, 1, 2, 1),
-    "blocks": (1, 1, 1, 2, 2),
-}
 
 
 @pytest.mark.parametrize(("number", "rows"), [(1, 20), (2, 14), (3, 6), (4, 4), (5, 4), (6, 4)])

@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -53,8 +54,8 @@ def _chromium() -> str:
 
 
 @pytest.fixture(scope="module")
-def address(checkpoints: Path) -> Iterator[str]:
-    """The real server on a free port."""
+def address() -> Iterator[str]:
+    """The real server with the shipped models, on a free port."""
     _chromium()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -63,7 +64,6 @@ def address(checkpoints: Path) -> Iterator[str]:
     server = subprocess.Popen(
         [*command, "--server.port", str(port), "--server.address", "127.0.0.1"],
         cwd=ROOT,
-        env={**os.environ, "BCDNET_CHECKPOINTS": str(checkpoints)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -144,17 +144,18 @@ def test_every_page_shows_its_content_within_two_seconds_of_a_warm_server(visit:
         visit.ready(name)
         visit.settled()
         visit.fine()
-    best = dict.fromkeys(PAGES, float("inf"))
-    for _ in range(5):  # whatever else the machine is doing may slow some rounds down, hardly all of them
-        for name in [name for name in PAGES if best[name] >= 2]:
+    seconds: dict[str, list[float]] = {name: [] for name in PAGES}
+    for _ in range(3):
+        for name in PAGES:
             visit.go("OPs trade-offs" if name == "Overview" else "Overview")
             visit.settled()
             start = time.perf_counter()
             visit.go(name)
             visit.ready(name)
-            best[name] = min(best[name], time.perf_counter() - start)
+            seconds[name].append(time.perf_counter() - start)
             visit.settled()
-    assert max(best.values()) < 2, best
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    assert max(medians.values()) < 2, medians
     visit.fine()
 
 
@@ -184,14 +185,14 @@ def test_two_variants_are_compared(visit: Visit) -> None:
     models = visit.page.get_by_test_id("stMultiSelect")
     models.get_by_test_id("stMultiSelectClearAll").or_(models.get_by_label("Clear all")).first.click()
     visit.settled()
-    for title in ("Tiny b_bcdnet", "Tiny twin"):
+    for title in ("BCDNet-B", "Full-precision twin"):
         models.locator("input").click()
         visit.page.get_by_role("option", name=title).click()
         visit.page.keyboard.press("Escape")
         visit.settled()
     expect(visit.page.get_by_text("on the first 1,000 test images").first).to_be_visible()
     visit.settled()
-    for title in ("Tiny b_bcdnet", "Tiny twin"):
+    for title in ("BCDNet-B", "Full-precision twin"):
         expect(visit.page.get_by_test_id("stMain").get_by_text(title, exact=True).first).to_be_visible()
     visit.fine()
 
