@@ -82,7 +82,11 @@ def create_model(name: str, **overrides: Any) -> Network:
 
 @dataclass(frozen=True)
 class UnitPlan:
-    """One entry of ``Network.units`` before it is built: ``kind`` is "conv", "mlp" or "mixer"."""
+    """One entry of ``Network.units`` before it is built.
+
+    ``kind`` is "conv", "mlp" or "mixer"; ``stage`` is "mlp" from the first binary MLP of the mobile family on, else
+    "conv": dynamic embeddings belong to the convolution stage.
+    """
 
     name: str
     kind: str
@@ -90,6 +94,7 @@ class UnitPlan:
     outputs: int
     kernel: int = 1
     stride: int = 1
+    stage: str = "conv"
 
 
 def plan_units(config: Config) -> list[UnitPlan]:
@@ -109,8 +114,8 @@ def _plan_mobile(config: Config) -> Iterator[UnitPlan]:
             inputs = outputs
     for group in range(1, config.mlp_groups + 1):
         for k in range(1, config.mlps_per_conv + 1):
-            yield UnitPlan(f"mlp{group}_{k}", "mlp", inputs, inputs)
-        yield UnitPlan(f"mlp{group}_point", "conv", inputs, inputs)
+            yield UnitPlan(f"mlp{group}_{k}", "mlp", inputs, inputs, stage="mlp")
+        yield UnitPlan(f"mlp{group}_point", "conv", inputs, inputs, stage="mlp")
 
 
 def _plan_resnet(config: Config) -> Iterator[UnitPlan]:
@@ -198,15 +203,14 @@ def _build_unit(config: Config, plan: UnitPlan, size: tuple[int, int]) -> nn.Mod
         op = nn.Conv2d(plan.inputs, plan.outputs, 1, groups=config.doubling_groups, bias=False)
     else:
         op = BinaryConv2d(plan.inputs, plan.outputs, plan.kernel, plan.stride, weights)
-    # The pointwise unit that closes a group of MLPs belongs to the MLP stage, which has no embeddings.
-    in_conv_stage = plan.kind == "conv" and not plan.name.startswith("mlp")
+    embedded = plan.kind == "conv" and plan.stage == "conv"
     return ResidualUnit(
         op,
         plan.inputs,
         plan.outputs,
         _shortcut(config, plan),
         activations,
-        config.embedding_ratio if in_conv_stage else None,
+        config.embedding_ratio if embedded else None,
     )
 
 

@@ -5,6 +5,8 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+#: Longest side of an image in pixels that a configuration may name.
+MAX_SIDE = 65_536
 PRECISIONS = ("32/32", "32/1", "1/32", "1/1")
 
 
@@ -103,8 +105,8 @@ class Config:
             kinds = int | float if name == "width" else int
             require(isinstance(value, kinds) and value > 0, f"{name} must be a positive number, not {value!r}.")
         require(
-            len(self.image_size) == 2 and all(isinstance(s, int) and s > 0 for s in self.image_size),
-            f"image_size must be one or two positive numbers of pixels, not {self.image_size!r}.",
+            len(self.image_size) == 2 and all(isinstance(s, int) and 0 < s <= MAX_SIDE for s in self.image_size),
+            f"image_size must be one or two numbers of pixels from 1 to {MAX_SIDE}, not {self.image_size!r}.",
         )
         stages = len(self.channels)
         require(

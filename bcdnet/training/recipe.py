@@ -155,14 +155,32 @@ def _check(recipe: Recipe) -> None:
         if not ok:
             raise RecipeError(f"{recipe.source}: {sentence}")
 
+    def number(value: object, low: float, high: float) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and low <= value < high
+
+    def whole(value: object, low: int) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
     require(bool(recipe.steps), "give at least one step.")
-    require("variant" in recipe.model, "model needs a variant, e.g. bcdnet_a.")
-    require(isinstance(recipe.batch_size, int) and recipe.batch_size > 1, "batch_size must be at least 2.")
-    require(isinstance(recipe.seed, int), "seed must be a whole number.")
+    for name in ("name", "description", "data"):
+        require(isinstance(getattr(recipe, name), str) and bool(getattr(recipe, name)), f"{name} must be a text.")
+    for name in ("teacher", "init"):
+        value = getattr(recipe, name)
+        require(value is None or (isinstance(value, str) and bool(value)), f"{name} must name a checkpoint or be null.")
+    require(isinstance(recipe.model, dict) and "variant" in recipe.model, "model needs a variant, e.g. bcdnet_a.")
+    require(whole(recipe.batch_size, 2), "batch_size must be a whole number of at least 2.")
+    require(whole(recipe.seed, 0), "seed must be a whole number that is not negative.")
+    require(number(recipe.label_smoothing, 0, 1), "label_smoothing must be a number from 0 up to 1.")
+    for name in ("flip", "compile"):
+        require(isinstance(getattr(recipe, name), bool), f"{name} must be true or false.")
     for step in recipe.steps:
-        require(isinstance(step.epochs, int) and step.epochs > 0, "epochs must be a positive whole number.")
-        require(isinstance(step.lr, float) and step.lr > 0, "lr must be a positive number, e.g. 1.0e-3.")
-        require(0 <= step.warmup < 1, "warmup is a share of the iterations, from 0 up to 1.")
+        require(whole(step.epochs, 1), "epochs must be a positive whole number.")
+        require(number(step.lr, 1e-12, 10), "lr must be a positive number below 10, e.g. 1.0e-3.")
+        require(number(step.warmup, 0, 1), "warmup is a share of the iterations, from 0 up to 1.")
+        require(number(step.weight_decay, 0, 10), "weight_decay must be a number from 0 up to 10.")
+        for name in ("id", "title"):
+            value = getattr(step, name)
+            require(value is None or isinstance(value, str), f"{name} must be a text.")
         try:
             recipe.config(step)
         except ConfigError as error:

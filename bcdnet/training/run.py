@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import hashlib
 import json
 import logging
 import platform
@@ -18,7 +19,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressB
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bcdnet.checkpoint import load, save, transfer
+from bcdnet.checkpoint import MAX_BYTES, CheckpointError, check_file, load, save, transfer
 from bcdnet.data import FASHION_MNIST, DataError, fashion_mnist
 from bcdnet.evaluate import evaluate
 from bcdnet.files import assets_dir, write_atomically
@@ -28,6 +29,8 @@ from bcdnet.training.distillation import teacher_logits
 from bcdnet.training.module import TrainingModule
 from bcdnet.training.recipe import Recipe, RecipeError, Step, load_recipe
 
+#: In every run's folder: the recipe, the digests of the checkpoints it uses, and the commit it was started from.
+RECORD = "run.json"
 LOG_FIELDS = ("step", "precision", "epoch", "lr", "train_loss", "train_top1", "test_top1", "seconds")
 
 
@@ -52,28 +55,63 @@ def train(recipe_path: Path, overrides: list[str] | None = None, resume: Path | 
         Stopped: the user pressed Ctrl+C.
     """
     recipe = load_recipe(recipe_path, overrides)
-    run = Path("runs") / recipe.name if resume is None else resume
+    folder = Path("runs") / recipe.name if resume is None else resume
     if resume is not None:
-        _same_recipe(run, recipe)
-    elif (run / "recipe.json").exists():
-        raise RecipeError(f"{run} holds a run already; go on with --resume {run}, or move it away.")
-    run.mkdir(parents=True, exist_ok=True)
-    write_atomically(run / "recipe.json", json.dumps(recipe.to_dict(), indent=1).encode())
-    return _Run(recipe, run).execute()
+        require_same_run(folder, recipe)
+    elif folder.exists():
+        raise RecipeError(f"{folder} holds a run already; go on with --resume {folder}, or move it away.")
+    run = _Run(recipe, folder)  # whatever is missing or wrong shows here, before anything is written
+    if resume is None:
+        folder.mkdir(parents=True)
+        record = {"recipe": recipe.to_dict(), "inputs": run.inputs, "commit": _commit()}
+        write_atomically(folder / RECORD, json.dumps(record, indent=1).encode())
+    return run.execute()
+
+
+def inputs(recipe: Recipe) -> dict[str, str]:
+    """SHA-256 of the checkpoints a recipe starts from or learns from, by the name the recipe gives them."""
+    paths = {name: checkpoint_path(name) for name in (recipe.teacher, recipe.init) if name is not None}
+    return {
+        name: hashlib.sha256(check_file(path, MAX_BYTES).read_bytes()).hexdigest() for name, path in paths.items()
+    }
+
+
+def require_same_run(folder: Path, recipe: Recipe) -> None:
+    """Raise RecipeError unless the folder holds a run of this very recipe, teacher and start."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        same = record["recipe"] == json.loads(json.dumps(recipe.to_dict())) and record["inputs"] == inputs(recipe)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise RecipeError(f"{folder} holds no run to resume; leave --resume out to start one.") from error
+    if not same:
+        raise RecipeError(f"{folder} was started with other settings; resume it with the same recipe and --set values.")
 
 
 class _Run:
     def __init__(self, recipe: Recipe, folder: Path) -> None:
-        self.recipe, self.folder = recipe, folder
+        self.recipe, self.folder, self.inputs = recipe, folder, inputs(recipe)
         if recipe.data != "fashion-mnist":
             raise DataError(f"recipes train on fashion-mnist in this version, not on {recipe.data!r}.")
+        for config in map(recipe.config, recipe.steps):
+            shape = (config.in_channels, *config.image_size, config.num_classes)
+            if shape != (1, 28, 28, len(fashion_mnist.CLASSES)):
+                raise RecipeError(
+                    "fashion-mnist has in_channels 1, image_size 28 and num_classes 10; the model has "
+                    f"{config.in_channels}, {config.image_size} and {config.num_classes}."
+                )
+        self.teacher = None if recipe.teacher is None else load(checkpoint_path(recipe.teacher))
+        self.start = None if recipe.init is None else load(checkpoint_path(recipe.init))
+        if self.start is not None:
+            transfer(self.start, Network(recipe.config(recipe.steps[0])))
         pixels, labels = fashion_mnist.load("train")
         self.images, self.labels = FASHION_MNIST.batch(pixels), torch.from_numpy(labels)
         pixels, labels = fashion_mnist.load("test")
         self.test = MemoryBatches(FASHION_MNIST.batch(pixels), torch.from_numpy(labels), None)
 
     def execute(self) -> dict[str, Any]:
-        network: Network | None = None if self.recipe.init is None else load(checkpoint_path(self.recipe.init))
+        network = self.start
         for number, step in enumerate(self.recipe.steps, start=1):
             path = self.folder / f"step{number}.safetensors"
             if path.exists():
@@ -93,7 +131,7 @@ class _Run:
             transfer(previous, network)
         module = TrainingModule(network, step, recipe.label_smoothing, recipe.compile)
         batches = loader(
-            MemoryBatches(self.images, self.labels, self._teacher), recipe.batch_size, recipe.seed, recipe.flip
+            MemoryBatches(self.images, self.labels, self._teacher_logits), recipe.batch_size, recipe.seed, recipe.flip
         )
         resume = self.folder / f"step{number}.ckpt"
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -128,10 +166,8 @@ class _Run:
         return DataLoader(self.test, sampler=sampler, batch_size=None)
 
     @cached_property
-    def _teacher(self) -> Tensor | None:
-        if self.recipe.teacher is None:
-            return None
-        return teacher_logits(load(checkpoint_path(self.recipe.teacher)), self.images)
+    def _teacher_logits(self) -> Tensor | None:
+        return None if self.teacher is None else teacher_logits(self.teacher, self.images)
 
     def _card(self, step: Step, network: Network) -> dict[str, Any]:
         card = {
@@ -142,7 +178,8 @@ class _Run:
             "dataset": self.recipe.data,
             "recipe": self.recipe.to_dict(),
             "seed": self.recipe.seed,
-            "commit": _commit(),
+            "commit": json.loads((self.folder / RECORD).read_text(encoding="utf-8"))["commit"],
+            "inputs": self.inputs,
             "created": datetime.date.today().isoformat(),
             "versions": {
                 "torch": torch.__version__,
@@ -192,19 +229,15 @@ def checkpoint_path(name: str) -> Path:
     return shipped if shipped.exists() else Path(name)
 
 
-def _same_recipe(run: Path, recipe: Recipe) -> None:
-    try:
-        recorded = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"{run} holds no run to resume; leave --resume out to start one.") from error
-    if recorded != json.loads(json.dumps(recipe.to_dict())):
-        raise RecipeError(f"{run} was started with other settings; resume it with the same recipe and --set values.")
-
-
 def _commit() -> str:
-    here = Path(__file__).parent
+    """The commit of the code that runs, with "-dirty" if files differ from it; "unknown" outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        dirty = git("status", "--porcelain", "--", ":/bcdnet", ":/recipes")
+        return git("rev-parse", "HEAD") + ("-dirty" if dirty else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head.stdout.strip()

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from bcdnet.checkpoint import CheckpointError, inspect
 from bcdnet.files import assets_dir, write_atomically
-from bcdnet.training.recipe import Recipe, load_recipe
+from bcdnet.training.recipe import Recipe, RecipeError, load_recipe
+from bcdnet.training.run import inputs, require_same_run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 ORDER = (
@@ -26,6 +27,7 @@ ORDER = (
     "fmnist_bcdnet_a",
     "fmnist_reactnet_a",
     "fmnist_bcdnet_b",
+    "fmnist_bcdnet_a_longer",
     "fmnist_bcdnet_a_pss",
     "fmnist_bcdnet_a_pll",
 )
@@ -33,6 +35,7 @@ ORDER = (
 SHOWN = (
     "fmnist_bcdnet_a",
     "fmnist_bcdnet_b",
+    "fmnist_bcdnet_a_longer",
     "fmnist_reactnet_a",
     "fmnist_bcdnet_a_pss",
     "fmnist_bcdnet_a_pll",
@@ -47,7 +50,7 @@ def zoo_recipes() -> dict[str, Recipe]:
 
 
 def shipped(recipe: Recipe) -> bool:
-    """Whether every checkpoint the recipe ships is there and was trained by this very recipe."""
+    """Whether every checkpoint the recipe ships is there and came of this very recipe, teacher and start."""
     wanted = json.loads(json.dumps(recipe.to_dict()))
     for step in recipe.steps:
         if step.id is None:
@@ -56,7 +59,7 @@ def shipped(recipe: Recipe) -> bool:
             card = inspect(assets_dir() / "checkpoints" / f"{step.id}.safetensors")["card"]
         except CheckpointError:
             return False
-        if card.get("recipe") != wanted:
+        if card.get("recipe") != wanted or card.get("inputs") != inputs(recipe):
             return False
     return True
 
@@ -72,8 +75,14 @@ def ship(recipe: Recipe, run: Path) -> None:
         write_atomically(folder / f"{step.id}.safetensors", source.read_bytes())
         card = json.dumps(inspect(source)["card"], indent=1) + "\n"
         write_atomically(folder / f"{step.id}.json", card.encode())
-        write_atomically(folder / f"{step.id}.csv", (run / "log.csv").read_bytes())
+        write_atomically(folder / f"{step.id}.csv", _log_until(run / "log.csv", number))
     write_manifest()
+
+
+def _log_until(log: Path, step: int) -> bytes:
+    """The log of a run up to one of its steps, because a model's log ends where the model was taken."""
+    header, *rows = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    return "".join([header, *(row for row in rows if int(row.split(",")[0]) <= step)]).encode()
 
 
 def write_manifest() -> None:
@@ -91,8 +100,12 @@ def write_manifest() -> None:
 def _start(name: str, recipe: Recipe, run: Path, threads: int) -> subprocess.Popen[bytes]:
     run.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "bcdnet", "train", str(RECIPES / f"{name}.yaml"), "--json"]
-    if (run / "recipe.json").exists():
-        command += ["--resume", str(run)]
+    if run.exists():
+        try:
+            require_same_run(run, recipe)
+            command += ["--resume", str(run)]
+        except RecipeError:  # of an older recipe or teacher: kept, but out of the way
+            run.rename(run.with_name(f"{run.name}-{time.strftime('%Y%m%d-%H%M%S')}"))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with run.with_suffix(".out").open("ab") as output:
         return subprocess.Popen(command, env=environment, stdout=output, stderr=output)

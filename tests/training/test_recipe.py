@@ -54,6 +54,14 @@ def test_extends_merges_maps_and_replaces_the_rest(tmp_path: Path) -> None:
         (BASE.replace("bcdnet_a", "bcdnet_z"), "bcdnet_z"),
         (BASE.replace("epochs: 2", "epochs: 0"), "epochs"),
         (BASE.replace("lr: 1.0e-3}, {", "lr: fast}, {"), "lr"),
+        (BASE + "flip: maybe\n", "flip"),
+        (BASE + "teacher: 3\n", "teacher"),
+        (BASE + "seed: -1\n", "seed"),
+        (BASE + "label_smoothing: abc\n", "label_smoothing"),
+        (BASE + "label_smoothing: 1\n", "label_smoothing"),
+        (BASE + "batch_size: 1\n", "batch_size"),
+        (BASE.replace("lr: 1.0e-3}, {", "lr: 1.0e-3, warmup: 1}, {"), "warmup"),
+        (BASE.replace("lr: 1.0e-3}, {", "lr: 1.0e-3, weight_decay: x}, {"), "weight_decay"),
         ("- a list", "keys and values"),
         ("a: [", "YAML"),
         ("extends: recipe.yaml", "extends itself"),
@@ -81,7 +89,7 @@ def test_the_zoo_trains_equal_binary_operations() -> None:
         for step in recipe.steps:
             if step.precision == "1/1":
                 bops[step.id] = network_cost(recipe.config(step)).bops
-    assert len(bops) == 5
+    assert len(bops) == 6
     assert max(bops.values()) <= 1.02 * min(bops.values())
 
 

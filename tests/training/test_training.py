@@ -1,20 +1,27 @@
 """Batches, loss, and whole runs on a miniature of the real data set."""
 
 import gzip
+import json
+import math
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import bcdnet
-from bcdnet.data import DataError
+from bcdnet.checkpoint import CheckpointError
+from bcdnet.data import FASHION_MNIST, DataError, fashion_mnist
+from bcdnet.training import module as module_file
 from bcdnet.training import run as run_module
+from bcdnet.training import zoo
 from bcdnet.training.batches import EpochSampler, MemoryBatches, loader
 from bcdnet.training.distillation import distillation_loss, teacher_logits
-from bcdnet.training.recipe import RecipeError
-from bcdnet.training.run import train
+from bcdnet.training.module import TrainingModule
+from bcdnet.training.recipe import RecipeError, Step, load_recipe
+from bcdnet.training.run import require_same_run, train
 
 RECIPE = """
 description: a test
@@ -154,6 +161,95 @@ def test_b_continues_from_a(miniature: Path) -> None:
     key = "units.conv1_3x3.op.weight"
     # At this learning rate the weights stay, so they can only have come from A.
     torch.testing.assert_close(after.state_dict()[key], before.state_dict()[key], atol=1e-6, rtol=0)
+
+
+def test_adamw_warms_up_and_decays_by_a_cosine_to_zero() -> None:
+    step = Step("1/1", epochs=2, lr=0.5, warmup=0.2, weight_decay=0.03)
+    module = TrainingModule(bcdnet.create_model("bcdnet_a", width=1 / 32), step, 0.1, compile_step=False)
+    module._trainer = SimpleNamespace(estimated_stepping_batches=10)  # type: ignore[assignment]
+    configured = module.configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]  # type: ignore[typeddict-item]
+    assert type(optimizer) is torch.optim.AdamW
+    (group,) = optimizer.param_groups
+    assert group["weight_decay"] == 0.03
+    assert len(group["params"]) == len(list(module.network.parameters()))
+    rates = []
+    for _ in range(11):
+        rates.append(group["lr"])
+        optimizer.step()
+        schedule.step()
+    # Two iterations of warm-up, then cos(0), cos(pi/8) ... cos(pi) moved to 1..0.
+    expected = [0.25, 0.5, *(0.25 * (1 + math.cos(math.pi * k / 8)) for k in range(9))]
+    assert rates == pytest.approx(expected, abs=1e-12)
+    assert configured["lr_scheduler"]["interval"] == "step"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_run_does_what_its_recipe_says(miniature: Path, monkeypatch: pytest.MonkeyPatch, flip: bool) -> None:
+    teacher_path = train(miniature, ["name=teacher"])["checkpoint"]
+    teacher = bcdnet.load(teacher_path)
+    batches, smoothings = [], []
+    training_step, loss = TrainingModule.training_step, module_file.distillation_loss
+
+    def recording_step(self, batch, index):  # type: ignore[no-untyped-def]
+        batches.append(batch)
+        return training_step(self, batch, index)
+
+    def recording_loss(*arguments):  # type: ignore[no-untyped-def]
+        smoothings.append(arguments[-1])
+        return loss(*arguments)
+
+    monkeypatch.setattr(TrainingModule, "training_step", recording_step)
+    monkeypatch.setattr(module_file, "distillation_loss", recording_loss)
+    settings = [f"flip={flip}", "label_smoothing=0.25", "batch_size=12", f"teacher={teacher_path}"]
+    train(miniature, ["name=student", *settings])
+    assert len(batches) == 4 * (48 // 12)
+    assert set(smoothings) == {0.25}
+    originals = FASHION_MNIST.batch(fashion_mnist.load("train")[0])
+    mirrored = 0
+    for images, _, logits in batches:
+        assert len(images) == 12
+        # The teacher's answer to this very picture, mirrored or not.
+        torch.testing.assert_close(logits, teacher(images).detach(), atol=1e-4, rtol=1e-4)
+        mirrored += sum(not (originals == image).flatten(1).all(1).any() for image in images)
+    assert (mirrored > 50) is flip  # of 192, about half
+
+
+def test_a_run_that_cannot_start_leaves_nothing_behind(miniature: Path) -> None:
+    other = train(miniature, ["name=other", "model.branches=PS"])["checkpoint"]
+    with pytest.raises(CheckpointError, match="branches"):
+        train(miniature, [f"init={other}"])
+    with pytest.raises(CheckpointError, match="nothing"):
+        train(miniature, ["teacher=nothing"])
+    with pytest.raises(RecipeError, match="in_channels"):
+        train(miniature, ["model.in_channels=3"])
+    assert not Path("runs/tiny").exists()
+
+
+def test_a_changed_teacher_is_another_run(miniature: Path) -> None:
+    teacher = Path(train(miniature, ["name=teacher"])["checkpoint"])
+    train(miniature, ["name=student", f"teacher={teacher}"])
+    recipe = load_recipe(miniature, ["name=student", f"teacher={teacher}"])
+    require_same_run(Path("runs/student"), recipe)
+    bcdnet.save(bcdnet.load(teacher), teacher, {"title": "another"})
+    with pytest.raises(RecipeError, match="other settings"):
+        require_same_run(Path("runs/student"), recipe)
+
+
+def test_shipping_cuts_each_log_where_its_model_was_taken(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["steps.0.id=first", "steps.1.id=second", "steps.1.title=Second"]
+    result = train(miniature, names)
+    recipe = load_recipe(miniature, names)
+    monkeypatch.setenv("BCDNET_ASSETS", str(miniature.parent / "assets"))
+    monkeypatch.setattr(zoo, "SHOWN", ("second", "first"))
+    assert not zoo.shipped(recipe)
+    zoo.ship(recipe, Path(result["run"]))
+    assert zoo.shipped(recipe)
+    assert not zoo.shipped(load_recipe(miniature, [*names, "seed=1"]))
+    folder = miniature.parent / "assets" / "checkpoints"
+    assert [len((folder / f"{name}.csv").read_text().splitlines()) for name in ("first", "second")] == [3, 5]
+    models = json.loads((folder.parent / "manifest.json").read_text())["models"]
+    assert [(model["id"], model["title"]) for model in models] == [("second", "Second"), ("first", "first")]
 
 
 def test_resuming_needs_the_same_recipe(miniature: Path) -> None:
