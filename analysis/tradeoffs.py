@@ -3,15 +3,17 @@
 Every row says which of the three it is in a column ``kind``: "quoted", "computed" or "measured".
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from bcdnet import checkpoint
 from bcdnet.cost import NetworkCost, network_cost
 from bcdnet.variants import VARIANTS, Config
+
+#: A trained model: id, title, configuration, card.
+Trained = tuple[str, str, Config, Mapping[str, Any]]
 
 _DATA = Path(__file__).parent / "data"
 _PAPER = "BCDNet, ECCV 2022 (quoted)"
@@ -191,33 +193,27 @@ def paper_vs_computed() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "variant", "quantity", "printed", "computed", "agrees"])
 
 
-def measured_results(assets: Path) -> pd.DataFrame:
-    """Accuracy and cost of the shipped models, read from the manifest and the checkpoints' cards; builds no weights.
+def measured_results(models: Iterable[Trained]) -> pd.DataFrame:
+    """Accuracy and cost of trained models, from their cards and configurations; builds no weights.
 
     Args:
-        assets: folder that holds ``manifest.json``.
+        models: (id, title, configuration, card) of each.
 
     Returns:
-        One row a model in the manifest's order: ``id``, ``title``, ``variant``, ``precision``, ``dataset``, ``top1``,
+        One row a model in the order given: ``id``, ``title``, ``variant``, ``precision``, ``dataset``, ``top1``,
         ``low``, ``high`` (95 % interval), ``top5`` in percent, ``n`` test images, the columns of COSTS at the size it
-        was trained for, ``kind``, ``source``. No rows if nothing is shipped; NaN where a card is silent.
-
-    Raises:
-        CheckpointError: a listed checkpoint is missing or damaged.
+        was trained for, ``kind``, ``source``. No rows without models; NaN where a card is silent.
     """
     columns = ["id", "title", "variant", "precision", "dataset", "top1", "low", "high", "top5", "n", *COSTS]
-    manifest = assets / "manifest.json"
     rows = []
-    for entry in json.loads(manifest.read_text(encoding="utf-8"))["models"] if manifest.is_file() else ():
-        found = checkpoint.inspect(assets / entry["file"])
-        config, card = found["config"], found["card"]
-        metrics, dataset = card.get("metrics", {}), card.get("dataset", "unknown data")
+    for identity, title, config, card in models:
+        metrics, dataset = card.get("metrics") or {}, card.get("dataset", "unknown data")
         low, high = metrics.get("ci95", (None, None))
         how = f"measured on {metrics['n']:,} test images of {dataset}" if "n" in metrics else "not measured"
         rows.append(
             {
-                "id": entry["id"],
-                "title": entry["title"],
+                "id": identity,
+                "title": title,
                 "variant": config.name,
                 "precision": config.precision,
                 "dataset": dataset,
@@ -228,18 +224,18 @@ def measured_results(assets: Path) -> pd.DataFrame:
                 "n": metrics.get("n"),
                 **_totals(network_cost(config)),
                 "kind": "measured",
-                "source": f"{how}; {entry['file']}",
+                "source": f"{how}; {identity}",
             }
         )
     return pd.DataFrame(rows, columns=[*columns, "kind", "source"])
 
 
-def scatter_points(assets: Path | None = None) -> pd.DataFrame:
+def scatter_points(models: Iterable[Trained] = ()) -> pd.DataFrame:
     """All points of an accuracy-cost chart; accuracies on different ``dataset`` are not comparable.
 
     Quoted: every row of Tables 1 and 2 with a known cost. Costs are Table 1's where it prints them (one printed number
     serves both conventions), else those computed for the variants defined here; ``cost_kind`` says which.
-    Measured: :func:`measured_results` of ``assets``, if given, with computed costs.
+    Measured: :func:`measured_results` of ``models``, with computed costs.
 
     Returns:
         ``name``, ``precision``, ``dataset``, ``top1``, ``low``, ``high``, COSTS in plain counts, ``kind``,
@@ -273,9 +269,7 @@ def scatter_points(assets: Path | None = None) -> pd.DataFrame:
                 )
     columns = ["name", "precision", "dataset", "top1", "low", "high", *COSTS, "kind", "cost_kind", "source"]
     points = pd.DataFrame(rows, columns=columns)
-    if assets is None:
-        return points
-    measured = measured_results(assets).assign(cost_kind="computed").rename(columns={"title": "name"})
+    measured = measured_results(models).assign(cost_kind="computed").rename(columns={"title": "name"})
     return pd.concat([points, measured[columns]], ignore_index=True) if len(measured) else points
 
 

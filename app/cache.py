@@ -92,7 +92,10 @@ class Seen:
     notes: tuple[str, ...]
 
 
-_HASH: dict[str | type, Any] = {Model: lambda model: model.key, Picture: lambda picture: picture.key}
+_HASH: dict[str | type, Any] = {
+    Model: lambda model: (model.key, model.id, model.title),
+    Picture: lambda picture: picture.key,
+}
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
@@ -193,10 +196,10 @@ def root() -> Path:
     return Path(os.environ.get("BCDNET_CHECKPOINTS") or assets_dir())
 
 
-@st.cache_data(show_spinner=False, max_entries=8)
-def scatter_points(models: tuple[str, ...]) -> pd.DataFrame:
-    """See :func:`analysis.tradeoffs.scatter_points`; ``models`` are the keys of those on offer, to notice changes."""
-    return tradeoffs.scatter_points(root())
+@st.cache_data(show_spinner=False, max_entries=8, hash_funcs=_HASH)
+def scatter_points(models: tuple[Model, ...]) -> pd.DataFrame:
+    """See :func:`analysis.tradeoffs.scatter_points`, with the models on offer."""
+    return tradeoffs.scatter_points([(model.id, model.title, model.config, model.card) for model in models])
 
 
 def variants() -> dict[str, Config]:

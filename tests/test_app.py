@@ -1,6 +1,8 @@
 """Every page of the dashboard, run without a browser on tiny untrained checkpoints."""
 
 import io
+import json
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -101,6 +103,34 @@ def test_a_list_of_models_cannot_point_outside_its_folder(tmp_path: Path, monkey
     monkeypatch.setenv("BCDNET_CHECKPOINTS", str(tmp_path))
     models, problems = cache.catalogue()
     assert models == () and "cannot be read" in problems[0]
+
+
+@pytest.mark.parametrize("spoil", ["missing", "damaged", "exchanged"])
+def test_trade_offs_go_on_without_a_checkpoint_that_cannot_be_used(
+    spoil: str, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(checkpoints / "twin.safetensors", tmp_path)
+    shutil.copy(checkpoints / "reactnet.safetensors", tmp_path / "other.safetensors")
+    other = {"id": "other", "title": "Other", "file": "other.safetensors", "sha256": "0" * 64}
+    if spoil == "missing":
+        (tmp_path / "other.safetensors").unlink()
+    elif spoil == "damaged":
+        (tmp_path / "other.safetensors").write_bytes(b"not a checkpoint")
+    rows = [{"id": "twin", "title": "Listed twin", "file": "twin.safetensors"}, other]
+    (tmp_path / "manifest.json").write_text(json.dumps({"models": rows}))
+    monkeypatch.setenv("BCDNET_CHECKPOINTS", str(tmp_path))
+    at = open_page("costs")
+    assert_fine(at)
+    assert any("other.safetensors" in warning.value for warning in at.warning)
+    points = cache.scatter_points(cache.catalogue()[0])
+    assert points.name[points.kind == "measured"].tolist() == ["Listed twin"]
+
+
+def test_trade_offs_show_the_models_of_a_folder_without_a_list() -> None:
+    points = cache.scatter_points(cache.catalogue()[0])
+    names = ["Tiny a_bcdnet", "Tiny b_bcdnet", "Tiny reactnet", "Tiny twin"]
+    assert points.name[points.kind == "measured"].tolist() == names
+    assert open_page("costs").radio(key="cost_set").options == ["ImageNet-1K, quoted", "Fashion-MNIST, measured"]
 
 
 # -- the selection ----------------------------------------------------------------------------------------------------

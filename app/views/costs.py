@@ -21,7 +21,7 @@ _AXES = {
 }
 
 models, _ = cache.catalogue()
-points = cache.scatter_points(tuple(model.key for model in models))
+points = cache.scatter_points(models)
 
 st.markdown(
     "A binary multiply-accumulate costs a 64th of a real one, so **OPs = BOPs / 64 + FLOPs**. The further up and left "
