@@ -28,6 +28,6 @@ def open_dataset(name_or_folder: str | Path, split: fashion_mnist.Split = "test"
     """
     if str(name_or_folder) == "fashion-mnist":
         return fashion_mnist.dataset(split)
-    if not Path(name_or_folder).exists():
+    if not str(name_or_folder) or not Path(name_or_folder).exists():
         raise DataError(f"{str(name_or_folder)!r} is neither a folder nor a known data set; known is 'fashion-mnist'.")
     return folder.dataset(name_or_folder)

@@ -91,6 +91,8 @@ def decode_image(
 
 def _read(path: Path, max_bytes: int) -> bytes:
     try:
+        if path.is_dir():
+            raise ImageError(f"{path.name!r} is a folder; name the pictures in it.")
         if not path.is_file():
             raise ImageError(f"There is no file {path.name!r}; check the path.")
         if (size := path.stat().st_size) > max_bytes:

@@ -276,3 +276,8 @@ def test_random_and_mutated_bytes_give_a_picture_or_a_sentence() -> None:
             assert str(error).endswith(".")
             sentences += 1
     assert pictures > 100 and sentences > 100
+
+
+def test_a_folder_is_called_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="is a folder"):
+        decode_image(tmp_path)
