@@ -79,12 +79,14 @@ def test_precision_moves_operations_but_loses_none() -> None:
     assert len(set(products.values())) == 1
 
 
+SMALL = {
+    "image_size": (4, 6), "in_channels": 1, "num_classes": 3, "stem_channels": 4, "stem_stride": 1,
+    "channels": (8,), "blocks": (1,), "strides": (2,),
+}  # fmt: skip
+
+
 def test_a_small_network_counted_by_hand() -> None:
-    config = get_config(
-        "reactnet_a", image_size=(4, 6), in_channels=1, num_classes=3, stem_channels=4, stem_stride=1,
-        channels=(8,), blocks=(1,), strides=(2,),
-    )  # fmt: skip
-    cost = network_cost(config)
+    cost = network_cost(get_config("reactnet_a", **SMALL))
     by_name = {layer.name: layer for layer in cost.layers}
     tokens = 2 * 3
     assert by_name["stem.conv"].macs == 9 * 4 * 24
@@ -98,6 +100,30 @@ def test_a_small_network_counted_by_hand() -> None:
     assert cost.bops == 864 + 192
     assert cost.ops["conv_fc"] == (864 + 192) / 64 + 888
     assert cost.binary_params == 9 * 16 + 32
+
+
+@pytest.mark.parametrize(
+    ("precision", "signs", "scales"),
+    [
+        ("32/32", 0, 0),
+        ("32/1", 4 * 24 + 4 * 6, 0),  # the inputs of both units
+        ("1/32", 0, 4 * 6 + 8 * 6),  # the outputs of both
+    ],
+)
+def test_only_what_is_binary_is_signed_and_scaled(precision: str, signs: int, scales: int) -> None:
+    cost = network_cost(get_config("reactnet_a", precision=precision, **SMALL))
+    elementwise = {
+        "RSign": signs,
+        "BinaryConv2d": scales,
+        "BatchNorm2d": 4 * 24 + 4 * 6 + 8 * 6,
+        "RPReLU": 4 * 6 + 8 * 6,
+    }
+    counted = {kind: sum(layer.elementwise for layer in cost.layers if layer.kind == kind) for kind in elementwise}
+    assert counted == elementwise
+    macs = 864 + 24 + (864 + 192)  # stem, head, and the units' products, now real
+    assert cost.flops == {"full": macs + signs + scales + 168 + 72, "conv_fc": macs}
+    assert cost.bops == 0
+    assert cost.ops == cost.flops
 
 
 def test_cost_scales_with_the_image_and_refuses_what_the_network_refuses() -> None:

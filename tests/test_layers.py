@@ -179,6 +179,62 @@ def test_residual_unit_formula(embedding_ratio: int | None) -> None:
     torch.testing.assert_close(unit(x), y, rtol=0, atol=1e-10)
 
 
+def test_gradients_of_a_binary_mlp_unit_by_the_chain_rule() -> None:
+    n, c, h, w = 3, 8, 5, 4
+    unit = ResidualUnit(BinaryMLP(c, c), c, c).double()
+    randomise(unit).train()
+    x = torch.randn(n, c, h, w, dtype=torch.float64, requires_grad=True)
+    g = torch.randn(n, c, h, w, dtype=torch.float64)  # dL/dy
+    weights = [branch.weight for branch in unit.op.branches]
+    actual = torch.autograd.grad(unit(x), (x, unit.sign.bias, *weights), g)
+
+    with torch.no_grad():
+        shifted = x + unit.sign.bias.reshape(c, 1, 1)
+        bits = torch.where(shifted >= 0, 1.0, -1.0).double()
+        latent = [weight[:, :, 0, 0] for weight in weights]
+        scaled = [v.abs().mean(1, keepdim=True) * torch.where(v >= 0, 1.0, -1.0) for v in latent]
+        # What each branch reads: (channels of a quarter, row and column of the output, row and column of the source).
+        steps = {"P": (0, 0), "S": (1, 1), "L": (h // 2, w // 2)}
+        reads = [
+            [
+                (slice(q * c // 4, (q + 1) * c // 4), i, j, (i + di) % h, (j + dj) % w)
+                for rows, cols in [steps[kind]]
+                for q, (di, dj) in enumerate([(-rows, 0), (rows, 0), (0, -cols), (0, cols)])
+                for i in range(h)
+                for j in range(w)
+            ]
+            for kind in "PSL"
+        ]
+        tokens = [torch.empty_like(bits) for _ in reads]
+        for sampled, table in zip(tokens, reads, strict=True):
+            for quarter, i, j, si, sj in table:
+                sampled[:, quarter, i, j] = bits[:, quarter, si, sj]
+        z = sum(torch.einsum("oc,nchw->nohw", v, t) for v, t in zip(scaled, tokens, strict=True))
+        std = (z.var((0, 2, 3), correction=0, keepdim=True) + unit.bn.eps).sqrt()
+        normal = (z - z.mean((0, 2, 3), keepdim=True)) / std
+        gamma, beta = unit.bn.weight.reshape(c, 1, 1), unit.bn.bias.reshape(c, 1, 1)
+        summed = x + gamma * normal + beta + unit.act.shift_in.reshape(c, 1, 1)
+
+        # Backward: PReLU, batch norm over the batch, and each branch's product, tokens and signs.
+        g_sum = torch.where(summed > 0, g, g * unit.act.slope.reshape(c, 1, 1))
+        g_normal = gamma * g_sum
+        projected = normal * (normal * g_normal).mean((0, 2, 3), keepdim=True)
+        g_z = (g_normal - g_normal.mean((0, 2, 3), keepdim=True) - projected) / std
+        g_bits = torch.zeros_like(bits)
+        expected = []
+        for v, s, t, table in zip(latent, scaled, tokens, reads, strict=True):
+            passed = torch.einsum("nohw,nchw->oc", g_z, t)
+            expected.append(torch.where((v >= -1) & (v <= 1), passed, 0.0)[:, :, None, None])  # not times alpha
+            g_tokens = torch.einsum("oc,nohw->nchw", s, g_z)
+            for quarter, i, j, si, sj in table:
+                g_bits[:, quarter, si, sj] += g_tokens[:, quarter, i, j]
+        rising, falling = (shifted >= -1) & (shifted < 0), (shifted >= 0) & (shifted < 1)  # Eq. 9
+        g_shifted = g_bits * ((2 + 2 * shifted) * rising + (2 - 2 * shifted) * falling)
+        expected = [g_sum + g_shifted, g_shifted.sum((0, 2, 3)), *expected]
+    for gradient, by_hand in zip(actual, expected, strict=True):
+        torch.testing.assert_close(gradient, by_hand, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("training", [True, False])
 def test_doubling_unit_equals_two_parallel_convolutions(training: bool, binary: bool) -> None:

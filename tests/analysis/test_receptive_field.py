@@ -199,6 +199,37 @@ def test_effective_field_of_a_linear_layer_by_hand(method):
     assert calls == [(k, total) for k in range(1, total + 1)]
 
 
+def test_opposite_gradients_do_not_cancel():
+    model = tiny(in_channels=2)
+    unit = model.units.conv1_3x3
+    with torch.no_grad():
+        model.stem.conv.weight[:, 0], model.stem.conv.weight[:, 1] = 0.25, -0.25
+        model.stem.bn.weight.fill_((1 + model.stem.bn.eps) ** 0.5)
+        unit.op.weight.zero_()  # alpha = 0: the unit is RPReLU(x)
+        unit.act.slope.fill_(-0.5)
+    images = torch.zeros(2, 2, 8, 8)
+    images[0, 0], images[1, 0] = 1, -1
+    erf = effective_receptive_field(model, images, "conv1_3x3", 2, 6)
+    # 16 channels: +4 and -4 on the two colours of the first image, -2 and +2 on those of the second; (8 + 4) / 2.
+    np.testing.assert_allclose(erf.map, 6.0 * boxes(8, (range(1, 4), range(5, 8))), rtol=1e-6, atol=0)
+
+
+def test_a_perturbed_block_shares_its_change_equally_also_at_the_edge():
+    images = torch.ones(2, 1, 8, 8)
+    images[1] = -1
+    erf = effective_receptive_field(constant_stem(), images, "stem", 2, 6, "perturbation", block=3)
+    # The token sums rows 1 to 3, columns 5 to 7, and moves by 4 for each of these pixels that a block changes.
+    # Blocks of 3 on 8 pixels: rows 0-2 hold two of the three, 3-5 one; columns 3-5 one, and 6-7, 2 wide, two.
+    expected = np.zeros((8, 8))
+    expected[0:3, 3:6] = 4 * 2 / 9
+    expected[0:3, 6:8] = 4 * 4 / 6
+    expected[3:6, 3:6] = 4 * 1 / 9
+    expected[3:6, 6:8] = 4 * 2 / 6
+    np.testing.assert_allclose(erf.map, expected, rtol=1e-5, atol=1e-5)
+    # (2 * 8/9 + 4 * 16/6 + 4/9 + 2 * 8/6) / 36
+    assert erf.inside == pytest.approx(35 / 81, abs=1e-5)
+
+
 def test_gradients_stay_inside_the_exact_set():
     torch.manual_seed(0)
     erf = effective_receptive_field(tiny(image_size=20), torch.randn(3, 1, 20, 20), "mlp1_1", 0, 9)
