@@ -116,9 +116,9 @@ def compare(logits: Mapping[str, NDArray[np.floating]], labels: Sequence[int], c
         classes: name of every class.
 
     Returns:
-        A :class:`Comparison`. Its ``disagreements`` have columns ``index`` (position in the set), ``label``, one per
-        model with the predicted class index, ``distinct`` (different predictions) and ``wrong`` (models in error),
-        most divided first, then most often wrong, then in order.
+        A :class:`Comparison`. Its ``disagreements`` have columns ``index`` (position in the set), ``label``,
+        ``distinct`` (different predictions) and ``wrong`` (models in error), most divided first, then most often
+        wrong, then in order.
 
     Raises:
         ValueError: no model, no image, shapes that do not fit each other, or logits that are not numbers.
@@ -140,7 +140,7 @@ def compare(logits: Mapping[str, NDArray[np.floating]], labels: Sequence[int], c
         )
 
     stacked = np.stack([predictions[name] for name in names], axis=1)  # (n, models)
-    divided = pd.DataFrame({"index": np.arange(n), "label": truth, **predictions})
+    divided = pd.DataFrame({"index": np.arange(n), "label": truth})
     divided["distinct"] = [len(set(row)) for row in stacked.tolist()]
     divided["wrong"] = (stacked != truth[:, None]).sum(1)
     divided = divided[divided["distinct"] > 1].sort_values(

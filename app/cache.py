@@ -15,7 +15,7 @@ import json
 import os
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -112,17 +112,30 @@ def catalogue() -> tuple[tuple[Model, ...], tuple[str, ...]]:
         rows = _rows(folder)
     except (OSError, ValueError, TypeError, KeyError) as error:
         return (), (f"The list of models {folder.name}/manifest.json cannot be read ({type(error).__name__}).",)
-    models, problems = [], []
+    models: dict[str, Model] = {}
+    problems = []
     for row in rows:
         path = (folder / row["file"]).resolve()
         try:
             stat = path.stat()
-            models.append(_described(row, str(folder), path, f"{path}:{stat.st_mtime_ns}:{stat.st_size}"))
+            model = _described(row, str(folder), path, f"{path}:{stat.st_mtime_ns}:{stat.st_size}")
+            if models.setdefault(model.id, model) is not model:
+                problems.append(f"{path.name} is left out, because another model has its id, {model.id}.")
         except OSError:
             problems.append(f"{path.name} is listed but missing.")
         except CheckpointError as error:
             problems.append(str(error))
-    return tuple(models), tuple(problems)
+    return _told_apart(list(models.values())), tuple(problems)
+
+
+def _told_apart(models: list[Model]) -> tuple[Model, ...]:
+    """The models with their id behind a title that several have: charts and tables know a model by its title."""
+    while len(titles := Counter(model.title for model in models)) < len(models):
+        models = [
+            replace(model, title=f"{model.title} ({model.id})") if titles[model.title] > 1 else model
+            for model in models
+        ]
+    return tuple(models)
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:

@@ -133,6 +133,47 @@ def test_trade_offs_show_the_models_of_a_folder_without_a_list() -> None:
     assert open_page("costs").radio(key="cost_set").options == ["ImageNet-1K, quoted", "Fashion-MNIST, measured"]
 
 
+def listed(folder: Path, source: Path, *rows: tuple[str, str, str]) -> None:
+    """Copy checkpoints into a folder and list them: (id, title, name of the file)."""
+    for _, _, name in rows:
+        shutil.copy(source / name, folder)
+    models = [{"id": identity, "title": title, "file": name} for identity, title, name in rows]
+    (folder / "manifest.json").write_text(json.dumps({"models": models}))
+
+
+def test_models_of_one_title_are_told_apart_and_a_title_is_no_column(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ("a_bcdnet.safetensors", "reactnet.safetensors", "b_bcdnet.safetensors", "twin.safetensors")
+    rows = zip(("one", "two", "three", "four"), ("label", "label", "image", "label (one)"), files, strict=True)
+    listed(tmp_path, checkpoints, *rows)
+    monkeypatch.setenv("BCDNET_CHECKPOINTS", str(tmp_path))
+    models, problems = cache.catalogue()
+    titles = ["label (one) (one)", "label (two)", "image", "label (one) (four)"]
+    assert [model.title for model in models] == titles and not problems
+    at = open_page("compare", models="one,two,three,four")
+    assert_fine(at)
+    table = next(frame for frame in at.dataframe if "disagree" in frame.proto.alt).value
+    assert list(table) == ["image", "label", "model 0", "model 1", "model 2", "model 3"]
+    data = cache.test_set()
+    assert data is not None
+    for row in table.head(20).to_dict("records"):
+        assert row["label"] == data.classes[data.labels[row["image"]]]
+        picture = cache.test_picture(row["image"])
+        for k, model in enumerate(models):
+            assert row[f"model {k}"] == model.classes[cache.probabilities(model, picture).argmax()]
+
+
+def test_a_second_model_of_the_same_id_is_named_as_left_out(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed(tmp_path, checkpoints, ("x", "First", "reactnet.safetensors"), ("x", "Second", "twin.safetensors"))
+    monkeypatch.setenv("BCDNET_CHECKPOINTS", str(tmp_path))
+    models, problems = cache.catalogue()
+    assert [model.title for model in models] == ["First"]
+    assert problems == ("twin.safetensors is left out, because another model has its id, x.",)
+
+
 # -- the selection ----------------------------------------------------------------------------------------------------
 
 

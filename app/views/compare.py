@@ -181,11 +181,13 @@ def _disagreements(result: Comparison, n: int) -> None:
     shown = result.disagreements.head(200)
     names = np.array(result.classes)
     table = pd.DataFrame({"image": shown["index"], "label": names[shown.label]})
-    for m in models:
-        table[m.title] = names[shown[m.title]]
+    titles = {f"model {k}": m.title for k, m in enumerate(models)}  # a title may be "image" or "label"
+    for column, title in titles.items():
+        table[column] = names[result.predictions[title][shown["index"]]]
     st.dataframe(
         table,
         hide_index=True,
+        column_config=dict(titles),
         height=260,
         key="disagreements",
         selection_mode="single-row",

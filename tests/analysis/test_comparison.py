@@ -73,7 +73,13 @@ def test_disagreements_come_most_divided_first(comparison):
     assert table["index"].tolist() == [1, 4, 3]
     assert table["distinct"].tolist() == [3, 3, 2]
     assert table["wrong"].tolist() == [2, 2, 1]
-    assert table.loc[0, ["label", "a", "b", "c"]].tolist() == [0, 0, 1, 2]
+    assert table["label"].tolist() == comparison.labels[[1, 4, 3]].tolist()
+
+
+def test_a_model_may_be_named_like_a_column():
+    logits = {"label": np.array([[1.0, 0.0], [1.0, 0.0]]), "index": np.array([[0.0, 1.0], [1.0, 0.0]])}
+    table = compare(logits, [1, 0], ["x", "y"]).disagreements
+    assert table.to_dict("records") == [{"index": 0, "label": 1, "distinct": 2, "wrong": 1}]
 
 
 def test_top5_counts_the_five_largest():
