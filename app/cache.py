@@ -157,11 +157,29 @@ def _described(row: dict[str, Any], folder: str, path: Path, key: str) -> Model:
     about = inspect(path)
     if row.get("sha256") and _digest(path) != row["sha256"]:
         raise CheckpointError(f"{path.name} is not the file that the list of models was written for; fetch it again.")
-    card = about["card"]
+    config, card = about["config"], about["card"]
+    _check_preprocess(path, config, card)
     identity = str(row.get("id") or path.stem)
     title = str(row.get("title") or card.get("title") or identity)
     log = Path(folder) / row["log"] if row.get("log") else None
-    return Model(identity, title, path, key, about["config"], card, log)
+    return Model(identity, title, path, key, config, card, log)
+
+
+def _check_preprocess(path: Path, config: Config, card: dict[str, Any]) -> None:
+    """CheckpointError unless the card says how pictures become the input that the network takes."""
+    try:
+        how = Preprocess.from_dict(card["preprocess"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path.name} is left out, because its card does not say how pictures are prepared ({error}); "
+            "save the model with its preprocessing."
+        ) from error
+    if (how.image_size, how.channels) != (config.image_size, config.in_channels):
+        (height, width), (our_height, our_width) = how.image_size, config.image_size
+        raise CheckpointError(
+            f"{path.name} is left out, because its card prepares pictures of {height}x{width} pixels, of "
+            f"{how.channels} channels, for a network that takes {our_height}x{our_width} and {config.in_channels}."
+        )
 
 
 def _digest(path: Path) -> str:
@@ -275,11 +293,8 @@ def uploaded_picture(content: bytes) -> Picture:
 
 
 def preprocess(model: Model) -> Preprocess:
-    """How pictures become input of this model; plain scaling to -1..1 where the card does not say."""
-    if model.card.get("preprocess"):
-        return Preprocess.from_dict(model.card["preprocess"])
-    channels = model.config.in_channels
-    return Preprocess(model.config.image_size, channels, mean=(0.5,) * channels, std=(0.5,) * channels)
+    """How pictures become input of this model, from its card; :func:`catalogue` offers none without."""
+    return Preprocess.from_dict(model.card["preprocess"])
 
 
 @st.cache_data(show_spinner=False, max_entries=256, hash_funcs=_HASH)

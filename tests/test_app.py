@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
+import bcdnet
 from app import cache
 from app.widgets import selection
+from bcdnet.data import FASHION_MNIST
 
 MAIN = str(Path(__file__).resolve().parent.parent / "app" / "main.py")
 PAGES = ("overview", "sampling", "receptive", "attributions", "binarizing", "costs", "compare")
@@ -96,6 +98,32 @@ def test_a_damaged_checkpoint_is_named_and_the_others_still_work(
     assert_fine(at)
     assert any("bad.safetensors" in warning.value for warning in at.warning)
     assert at.selectbox(key="model").options == ["Tiny reactnet"]
+
+
+PREPROCESS = FASHION_MNIST.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "reason"),
+    [
+        (None, "does not say how pictures are prepared"),
+        ({**PREPROCESS, "std": [0.0]}, "std finite and above 0"),
+        ({**PREPROCESS, "zoom": 2}, "zoom"),
+        ({**PREPROCESS, "image_size": [32, 32]}, "32x32"),
+        ({**PREPROCESS, "channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3}, "of 3 channels"),
+    ],
+)
+def test_without_usable_preprocessing_nothing_is_guessed(
+    preprocess: dict | None, reason: str, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = bcdnet.load(checkpoints / "reactnet.safetensors")
+    card = {name: value for name, value in model.card.items() if name != "preprocess"}
+    bcdnet.save(model, tmp_path / "odd.safetensors", card if preprocess is None else {**card, "preprocess": preprocess})
+    shutil.copy(checkpoints / "twin.safetensors", tmp_path)
+    monkeypatch.setenv("BCDNET_CHECKPOINTS", str(tmp_path))
+    models, problems = cache.catalogue()
+    assert [model.id for model in models] == ["twin"]
+    assert len(problems) == 1 and "odd.safetensors" in problems[0] and reason in problems[0]
 
 
 def test_a_list_of_models_cannot_point_outside_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,6 +391,33 @@ def test_maps_made_at_the_same_time_equal_those_made_one_by_one() -> None:
     with cache.locked(model) as network:
         assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in network.modules())
         assert not network.training
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "saliency", "feature_ablation"])
+def test_nobody_enters_a_network_that_another_is_in_the_middle_of(method: str) -> None:
+    model = cache.catalogue()[0][0]
+    mine, theirs = cache.test_picture(0), cache.test_picture(1)
+    cache._results.clear()
+    serial = cache.attribute(model, mine, 3, "feature_ablation").map, cache.attribute(model, theirs, 3, method).map
+    cache._results.clear()
+    inside, release, entered = threading.Event(), threading.Event(), threading.Event()
+
+    def hold(done: int, total: int) -> None:
+        inside.set()
+        assert release.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.attribute, model, mine, 3, "feature_ablation", progress=hold)
+        try:
+            assert inside.wait(60)
+            second = pool.submit(cache.attribute, model, theirs, 3, method, progress=lambda *_: entered.set())
+            # Long enough for the map, which takes some hundredths of a second, and once the lock is free it is made.
+            assert not entered.wait(2)
+        finally:
+            release.set()
+        np.testing.assert_array_equal(first.result(60).map, serial[0])
+        np.testing.assert_array_equal(second.result(60).map, serial[1])
+    assert entered.is_set()
 
 
 def test_work_that_is_cancelled_frees_the_model_and_leaves_nothing_behind() -> None:
