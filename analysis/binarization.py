@@ -64,7 +64,9 @@ def binarization_error(model: Network) -> pd.DataFrame:
 
 
 def branch_order(errors: pd.DataFrame, measure: str = "l1") -> pd.DataFrame:
-    """Check per layer what the paper reports: the error falls with the branch's distance, point > short > long.
+    """Check per layer whether the error falls with the branch's distance, point > short > long.
+
+    This order is inferred from the paper's sentence on the distance of exchange; the text at hand lacks its formula.
 
     Args:
         errors: from :func:`binarization_error`.

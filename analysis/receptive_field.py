@@ -276,8 +276,7 @@ def effective_receptive_field(
         if method == "gradient":
             total = _gradients(model, images, layer, row, col, report)
         elif method == "perturbation":
-            side = block or -(-max(size) // 14)
-            total = _perturbations(model, images, layer, row, col, report, side)
+            total = _perturbations(model, images, layer, row, col, report, block)
         else:
             raise ValueError(f"method is gradient or perturbation, not {method!r}.")
     energy = total / len(images)
@@ -297,6 +296,24 @@ def effective_receptive_field(
         col,
         method,
     )
+
+
+def passes(image_size: Size, n: int, method: str = "gradient", block: int | None = None) -> int:
+    """Images that :func:`effective_receptive_field` passes through the network for ``n`` images of this size.
+
+    Each at most to the end of the network; a gradient costs about two more each. Other arguments as there.
+    """
+    return n * (1 + len(_corners(image_size, block))) if method == "perturbation" else n
+
+
+def _corners(size: Size, block: int | None) -> list[tuple[int, int]]:
+    """Upper left pixels of the perturbed blocks."""
+    side = _block_side(size, block)
+    return [(r, c) for r in range(0, size[0], side) for c in range(0, size[1], side)]
+
+
+def _block_side(size: Size, block: int | None) -> int:
+    return block or -(-max(size) // 14)
 
 
 def _token(model: Network, x: Tensor, layer: str, row: int, col: int) -> Tensor:
@@ -332,10 +349,10 @@ def _perturbations(
     row: int,
     col: int,
     report: Callable[[int, int], object],
-    side: int,
+    block: int | None,
 ) -> NDArray[np.float64]:
     height, width = images.shape[2:]
-    corners = [(r, c) for r in range(0, height, side) for c in range(0, width, side)]
+    side, corners = _block_side((height, width), block), _corners((height, width), block)
     total = np.zeros((height, width))
     with torch.no_grad():
         fill = images.mean((0, 2, 3))[:, None, None]

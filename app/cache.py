@@ -67,6 +67,18 @@ class Model:
         return names if len(names) == self.config.num_classes else [str(n) for n in range(self.config.num_classes)]
 
     @property
+    def recipe(self) -> dict[str, Any]:
+        """How it was trained, empty where the card does not say."""
+        recipe = self.card.get("recipe")
+        return recipe if isinstance(recipe, dict) else {}
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training data that its recipe asks for, those of the model it started from left out."""
+        steps = self.recipe.get("steps")
+        return sum(step["epochs"] for step in steps) if isinstance(steps, list) else 0
+
+    @property
     def bytes(self) -> int:
         """Size of the checkpoint file, which holds latent weights at 32 bits."""
         return self.path.stat().st_size
@@ -549,6 +561,12 @@ def effective_receptive_field(
         )
 
     return _remember(("erf", model.key, layer, row, col, n, method), compute)
+
+
+def erf_seconds(model: Model, n: int, method: str) -> float:
+    """Time that :func:`effective_receptive_field` takes on this machine, at most about."""
+    images = receptive_field.passes(model.config.image_size, n, method)
+    return (1 if method == "perturbation" else 3) * images * seconds_per_image(model)
 
 
 _BATCH = 100

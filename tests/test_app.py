@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nets import TINY
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -305,6 +306,95 @@ def test_comparing_shows_a_map_for_each_model_and_counts_on_the_test_set() -> No
     assert at.multiselect(key="models").value == ["a_bcdnet", "twin"]
     assert charts(at) == 3  # the maps in one figure, accuracies, classes
     assert any("1,000 test images" in text.value for text in at.markdown)
+
+
+def retrained(checkpoints: Path, folder: Path, name: str, identity: str, title: str, **recipe: object) -> None:
+    """A checkpoint under another id and title, with a recipe on its card."""
+    model = bcdnet.load(checkpoints / f"{name}.safetensors")
+    bcdnet.save(model, folder / f"{identity}.safetensors", {**model.card, "title": title, "recipe": recipe})
+
+
+def test_a_model_continued_from_another_says_what_it_may_be_compared_with(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BCDNET_CHECKPOINTS", str(tmp_path))
+    more = {"init": "a", "steps": [{"epochs": 1}, {"epochs": 3}]}
+    retrained(checkpoints, tmp_path, "a_bcdnet", "a", "Plain", init=None, steps=[{"epochs": 7}], teacher="t")
+    retrained(checkpoints, tmp_path, "b_bcdnet", "b", "Embedded", **more, teacher="t")
+    retrained(checkpoints, tmp_path, "twin", "t", "Teaching twin", init=None, steps=[{"epochs": 6}], teacher=None)
+    alone = (
+        "Embedded is continued from Plain, for 4 more epochs. A part of its lead may come from the longer training "
+        "alone: no model here was trained as long without what it adds, so how large a part is not known."
+    )
+    at = open_page()
+    assert sum(alone in caption.value for caption in at.caption) == 1
+    assert not any("Plain is continued" in caption.value for caption in at.caption)
+    # So is what the twin was for: it is the recipes that say so.
+    twin = next(metric for metric in at.metric if metric.label == "Real-valued twin")
+    assert twin.help == "Top-1 of Teaching twin, the teacher of 2 of the other models."
+
+    retrained(checkpoints, tmp_path, "a_bcdnet", "a_longer", "Longer", **more)
+    retrained(checkpoints, tmp_path, "a_bcdnet", "a_short", "Shorter", init="a", steps=[{"epochs": 2}])
+    at = open_page("compare", models="a,b")
+    assert_fine(at)
+    texts = [caption.value for caption in at.caption]
+    assert sum("compare it with Longer, which was trained as long, rather than with Plain." in t for t in texts) == 1
+    assert not any("Longer is continued" in t for t in texts)
+    assert "Longer is continued from Plain, for 4 more epochs. Nothing else was changed" in " ".join(
+        caption.value for caption in open_page().caption
+    )
+
+
+def everything_said(at: AppTest) -> str:
+    kinds = ("markdown", "caption", "info", "warning", "metric")
+    return " ".join(f"{getattr(w, 'value', '')} {w.proto.help if kind == 'metric' else ''}"
+                    for kind in kinds for w in at.get(kind))  # fmt: skip
+
+
+def test_what_was_not_measured_or_is_inferred_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overview = everything_said(open_page())
+    assert "with another seed would differ was not measured" in overview and "tenths of a percent" not in overview
+    assert "the teacher" not in overview  # these tiny cards name none
+    assert "The order is inferred" in everything_said(open_page("binarizing"))
+    costs = everything_said(open_page("costs"))
+    assert "Supplementary A" in costs and "Shorter training" not in costs
+    monkeypatch.setenv("BCDNET_CHECKPOINTS", str(tmp_path))
+    assert "minutes" not in everything_said(open_page())
+
+
+def test_options_reach_as_far_as_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    preprocess = {**FASHION_MNIST.to_dict(), "image_size": [56, 56]}
+    model = bcdnet.create_model("bcdnet_a", **{**TINY, "image_size": 56}, mlp_groups=2)
+    bcdnet.save(model, tmp_path / "large.safetensors", {"preprocess": preprocess})
+    monkeypatch.setenv("BCDNET_CHECKPOINTS", str(tmp_path))
+    monkeypatch.setattr(cache, "seconds_per_image", lambda model: 1e-6)
+    at = open_page("attributions", method="occlusion")
+    assert_fine(at)
+    assert [at.number_input(key=f"occlusion_{name}").max for name in ("window", "stride")] == [56, 56]
+    at.selectbox(key="method").select("feature_ablation").run()
+    assert at.number_input(key="feature_ablation_grid").max == 56
+
+
+def test_a_forward_only_map_is_not_charged_for_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 49 blocks and the picture itself: 50 passes, 2.5 s forward only, and not 7.5 s.
+    monkeypatch.setattr(cache, "seconds_per_image", lambda model: 0.05)
+    cache._results.clear()
+    at = open_page("attributions", image="77")
+    assert not any("forward passes" in note.value for note in at.info) and charts(at) == 3
+    at.selectbox(key="method").select("smooth_grad").run()  # 25 gradients, each about three passes
+    assert ["about 4 s" in note.value for note in at.info] == [True]
+
+
+def test_a_slow_effective_field_says_how_long_it_takes_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache._results.clear()
+    at = open_page("receptive", row="2", col="3")
+    before = charts(at)
+    monkeypatch.setattr(cache, "seconds_per_image", lambda model: 0.01)
+    at.session_state["erf_method"] = "perturbation"
+    at.run()
+    assert_fine(at)
+    # 16 images, each once whole and once for each of 14 x 14 blocks: 3152 passes of 0.01 s.
+    assert ["about 32 s" in note.value for note in at.info] == [True] and charts(at) == before - 1
 
 
 # -- uploads ----------------------------------------------------------------------------------------------------------

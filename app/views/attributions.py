@@ -11,17 +11,18 @@ from analysis.methods import METHODS
 from app import cache, state
 from app.widgets import selection, words
 
+model, picture = selection.chosen()
+_SIDE = min(model.config.image_size)
 #: Name of an option -> (label, smallest, largest, step, help).
 _OPTIONS: dict[str, tuple[str, float, float, float, str]] = {
     "samples": ("Samples", 1, 200, 1, "More samples: less noise, more time."),
     "noise": ("Noise", 0.01, 1.0, 0.01, "Standard deviation of the noise, as a share of the picture's range."),
     "steps": ("Steps", 2, 500, 1, "Points on the line from the baseline to the picture."),
-    "grid": ("Blocks a side", 2, 28, 1, "The picture is cut into this many blocks in each direction."),
-    "window": ("Window (pixels)", 1, 28, 1, "Side of the square that is covered."),
-    "stride": ("Stride (pixels)", 1, 28, 1, "How far the square moves from one position to the next."),
+    "grid": ("Blocks a side", 2, _SIDE, 1, "The picture is cut into this many blocks in each direction."),
+    "window": ("Window (pixels)", 1, _SIDE, 1, "Side of the square that is covered."),
+    "stride": ("Stride (pixels)", 1, _SIDE, 1, "How far the square moves from one position to the next."),
 }
 
-model, picture = selection.chosen()
 seen = cache.seen(model, picture)
 image = np.asarray(seen.image)
 scores = cache.probabilities(model, picture)
@@ -57,7 +58,8 @@ def _options(method: str) -> dict[str, Any]:
 def _run(method: str, target: int, layer: str | None, against: int | None, **options: Any) -> Attribution | None:
     """The map, with progress if it takes long; None if the reader has to agree first, or nothing came of it."""
     forwards = cache.cost_estimate(model, method, **options)
-    seconds = 3 * forwards * cache.seconds_per_image(model)
+    # A gradient costs about two forward passes more.
+    seconds = (1 if METHODS[method].validity == "exact" else 3) * forwards * cache.seconds_per_image(model)
     arguments = (model, picture, target, method, layer, against)
     slow = seconds > 3 and not cache.attribution_known(*arguments, **options)
     if slow:

@@ -45,9 +45,10 @@ with right:
     order = branch_order(errors, measure)
     if len(order):
         st.metric(
-            "Order as in the paper",
+            "Order point > short > long",
             f"{int(order.as_paper.sum())} of {len(order)} MLPs",
-            help="The paper finds a larger error the nearer the branch reads: point > short > long.",
+            help="The order is inferred: the paper says that the error is smaller the farther apart the exchanging "
+            "tokens are; its formula for it is lost from the text this program was written from.",
         )
 shown = errors[errors.layer.isin(order.layer)] if where == "MLPs only" and len(order) else errors
 with left:

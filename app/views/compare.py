@@ -170,6 +170,8 @@ def _results(result: Comparison, n: int) -> None:
             },
             alt="Pairwise differences of the models, with exact McNemar tests",
         )  # fmt: skip
+        for sentence in filter(None, (words.continued(m, everything) for m in models)):
+            st.caption(f":material/info: {sentence}")
     if len(result.disagreements):
         _disagreements(result, n)
 
@@ -206,6 +208,8 @@ def _look_at(table: pd.DataFrame) -> None:
 _test_set()
 words.misleads(
     "With few images the intervals are wide: two models whose intervals overlap may well be equally good.",
+    "A model that is continued from another one has been trained for longer. The difference of the two is not only "
+    "what it adds: look for one that was trained as long.",
     "p-values of several pairs are not corrected for looking at many.",
     "OPs are counted, not timed; a model with fewer OPs need not be faster.",
     "The softmax of an untested network says how it ranks classes, not how often it is right.",

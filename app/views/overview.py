@@ -18,8 +18,8 @@ st.markdown(
 
 if not models:
     st.warning(
-        "No trained models were found. Run `make zoo` to train them (about 40 minutes a model on two processor cores), "
-        "or set `BCDNET_CHECKPOINTS` to a folder of checkpoints.",
+        "No trained models were found. Run `make zoo` to train them, or set `BCDNET_CHECKPOINTS` to a folder "
+        "of checkpoints.",
         icon=":material/folder_off:",
     )
     st.markdown("The page *OPs trade-offs* works without models.")
@@ -63,10 +63,11 @@ if len(both := measured[measured["W/A"] == "1/1"]):
     )
 if len(real := measured[measured["W/A"] == "32/32"]):
     twin = real.iloc[0]
+    taught = sum(model.recipe.get("teacher") == twin["id"] for model in models)
     columns[2].metric(
         "Real-valued twin",
         f"{twin['Top-1']:.2f} %",
-        help=f"Top-1 of {twin['Model']}, which also was the teacher.",
+        help=f"Top-1 of {twin['Model']}" + (f", the teacher of {taught} of the other models." if taught else "."),
         border=True,
     )
 if len(binary) and len(table[table["W/A"] == "32/32"]):
@@ -124,6 +125,8 @@ if len(measured):
         alt="Top-1 accuracy of the models with 95 % confidence intervals",
     )
     st.caption("Where two intervals overlap a lot, the test set is too small to tell which model is better.")
+    for sentence in filter(None, (words.continued(model, models) for model in models)):
+        st.caption(f":material/info: {sentence}")
 
 logs = {model.title: cache.training_log(model.log) for model in models if model.log and model.log.is_file()}
 if logs:
@@ -144,6 +147,8 @@ with st.expander("Cards of the models", icon=":material/badge:"):
 words.misleads(
     "Fashion-MNIST is small and easy. A gap between variants here is no prediction for ImageNet, where the paper's "
     "numbers were measured: those are on the page *OPs trade-offs*, marked as quoted.",
+    "A model that is continued from another one has been trained for longer. The difference of the two is not only "
+    "what it adds: look for one that was trained as long.",
     "OPs count operations, not time. How fast a network runs depends on the processor and its kernels.",
-    "Each model was trained once. A second run with another seed would differ by a few tenths of a percent.",
+    "Each model was trained once. How much a second run with another seed would differ was not measured.",
 )

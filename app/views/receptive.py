@@ -92,11 +92,11 @@ def effective(layer: str, row: int, col: int, field: np.ndarray) -> None:
             help="The field is the mean over this many images, the first of the test set.",
         )
         log = st.toggle("Logarithmic colours", key="erf_log", help="Show four decades, so that faint pixels are seen.")
-    slow = method == "perturbation" and not cache.erf_known(model, layer, row, col, n, method)
+    seconds = cache.erf_seconds(model, n, method)
+    slow = seconds > 3 and not cache.erf_known(model, layer, row, col, n, method)
     if slow:
-        blocks = int(np.ceil(field.shape[0] / -(-max(field.shape) // 14)) ** 2)
         with drawing:
-            st.info(f"This needs {n * (blocks + 1):,} forward passes, some seconds to a minute on a small machine.")
+            st.info(f"This takes about {seconds:.0f} s on this machine, less for an early layer.")
             if not st.button("Compute it", type="primary", key="erf_go", help="Any other click cancels the work."):
                 return
     with drawing:

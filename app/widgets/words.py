@@ -1,9 +1,11 @@
 """The sentences around a figure: where a number comes from, and when a picture misleads."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import streamlit as st
+
+from app.cache import Model
 
 _BADGES = {
     "measured": (":material/straighten:", "green", "Measured here, on the files shipped with this program."),
@@ -30,6 +32,28 @@ def misleads(*sentences: str) -> None:
     """The fine print, one click away."""
     with st.expander("When this misleads", icon=":material/warning:"):
         st.markdown("\n".join(f"- {sentence}" for sentence in sentences))
+
+
+def continued(model: Model, models: Sequence[Model]) -> str | None:
+    """A sentence on a model that started from another one's weights: which of ``models`` is its fair comparison."""
+    start = model.recipe.get("init")
+    if not isinstance(start, str):
+        return None
+    origin = next((other for other in models if other.id == start), None)
+    name = origin.title if origin else start
+    sentence = f"{model.title} is continued from {name}, for {model.epochs} more epochs. "
+    if origin and model.config == origin.config:
+        return sentence + "Nothing else was changed, so it is the fair control for what else continues from there."
+    controls = [
+        other.title
+        for other in models
+        if origin and other.config == origin.config and other.recipe.get("init") == start
+        if other.epochs == model.epochs
+    ]
+    sentence += "A part of its lead may come from the longer training alone: "
+    if controls:
+        return sentence + f"compare it with {controls[0]}, which was trained as long, rather than with {name}."
+    return sentence + "no model here was trained as long without what it adds, so how large a part is not known."
 
 
 @contextmanager
