@@ -245,6 +245,12 @@ def scatter_points(models: tuple[Model, ...]) -> pd.DataFrame:
     return tradeoffs.scatter_points([(model.id, model.title, model.config, model.card) for model in models])
 
 
+@st.cache_data(show_spinner=False, max_entries=1)
+def paper_vs_computed() -> pd.DataFrame:
+    """See :func:`analysis.tradeoffs.paper_vs_computed`."""
+    return tradeoffs.paper_vs_computed()
+
+
 def variants() -> dict[str, Config]:
     """The rows of the table of variants."""
     return dict(VARIANTS)

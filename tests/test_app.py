@@ -304,8 +304,32 @@ def test_comparing_shows_a_map_for_each_model_and_counts_on_the_test_set() -> No
     at = open_page("compare", models="a_bcdnet,twin")
     assert_fine(at)
     assert at.multiselect(key="models").value == ["a_bcdnet", "twin"]
-    assert charts(at) == 3  # the maps in one figure, accuracies, classes
+    assert charts(at) == 4  # the maps in one figure, accuracies, classes, one model's mistakes
     assert any("1,000 test images" in text.value for text in at.markdown)
+
+
+def test_mistakes_are_shown_class_by_class_for_the_chosen_model() -> None:
+    at = open_page("compare", models="a_bcdnet,twin")
+    assert at.selectbox(key="confused").options == ["Tiny a_bcdnet", "Tiny twin"]
+    at.selectbox(key="confused").select("Tiny twin").run()
+    assert_fine(at)
+    confusion = next(c for c in at.get("plotly_chart") if c.proto.alt.startswith("Confusion matrix of Tiny twin"))
+    models = cache.catalogue()[0]
+    counts = cache.compare((models[0], models[3]), 1000).confusion["Tiny twin"].to_numpy()
+    assert counts.sum() == 1000
+    texts = {a["text"] for a in json.loads(confusion.proto.spec)["layout"]["annotations"]}
+    assert texts == {str(count) for count in counts.ravel() if count}
+
+
+def test_trade_offs_show_what_is_printed_beside_what_is_counted() -> None:
+    at = open_page("costs")
+    assert any("**23 of 25** printed costs" in text.value for text in at.markdown)
+    table = next(frame for frame in at.dataframe if "beside what this program counts" in frame.proto.alt).value
+    off = table[~table.agrees].to_dict("records")
+    assert [(row["method"], row["quantity"], row["printed"]) for row in off] == [
+        ("ReActNet-C", "OPs, full (1e8)", 2.3),
+        ("BCDNet-B", "OPs, full (1e8)", 1.09),
+    ]
 
 
 def retrained(checkpoints: Path, folder: Path, name: str, identity: str, title: str, **recipe: object) -> None:

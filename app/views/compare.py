@@ -8,7 +8,7 @@ from analysis.comparison import Comparison
 from analysis.figures import attribution as maps
 from analysis.figures import comparison as figures
 from analysis.methods import METHODS
-from app import cache
+from app import cache, state
 from app.widgets import selection, words
 
 _MOST = 4
@@ -172,6 +172,15 @@ def _results(result: Comparison, n: int) -> None:
         )  # fmt: skip
         for sentence in filter(None, (words.continued(m, everything) for m in models)):
             st.caption(f":material/info: {sentence}")
+    with st.expander("What one model takes for what", icon=":material/grid_on:"):
+        titles = [m.title for m in models]
+        state.valid("confused", titles, titles[0])
+        title = st.selectbox("Model", titles, key="confused", help="Whose mistakes are counted, class by class.")
+        st.plotly_chart(
+            figures.confusion_heatmap(result.confusion[title]),
+            config={"displayModeBar": False},
+            alt=f"Confusion matrix of {title}: true classes in rows, predicted ones in columns",
+        )
     if len(result.disagreements):
         _disagreements(result, n)
 
