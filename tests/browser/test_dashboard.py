@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import socket
 import statistics
@@ -26,17 +27,19 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-#: Name in the navigation -> what the page must show besides its title.
+#: Name in the navigation -> words of the last thing on the page that no other page shows, and the number of charts
+#: outside closed expanders.
 PAGES = {
-    "Overview": "The trained models",
-    "Sampling patterns": "Tokens read",
-    "Receptive fields": "How much each pixel counts",
-    "Attribution": "Rank correlation of the two maps",
-    "Binarization error": "The activations of this picture",
-    "OPs trade-offs": "The cost of any variant",
-    "Compare variants": "On the test set",
+    "Overview": ("Cards of the models", 2),
+    "Sampling patterns": ("The same as a table", 1),
+    "Receptive fields": ("The smaller these shares", 3),
+    "Attribution": ("How each method works", 3),
+    "Binarization error": ("Thresholds? of .*follow the picture|All thresholds of this network", 4),
+    "OPs trade-offs": ("The two that differ are OPs in full", 2),
+    "Compare variants": ("Where they part", 3),
 }
-CHART = ".js-plotly-plot .main-svg"
+#: The first layer of a drawn chart, so that each counts once; those in closed expanders do not count.
+CHART = ".js-plotly-plot .main-svg:first-child:visible"
 
 pytestmark = pytest.mark.browser
 # The first page of a cold server imports everything; the machine may be busy.
@@ -101,10 +104,17 @@ class Visit:
     complaints: list[str]
 
     def ready(self, name: str) -> None:
-        """Wait until a page shows its title, its own content and every chart, and nothing is being computed."""
+        """Wait until a page shows its title, the last of its own content and every chart, and nothing is outdated.
+
+        Charts are as many as the page has and drawn; text and charts that a page before it left behind are gone.
+        """
+        text, charts = PAGES[name]
+        main = self.page.get_by_test_id("stMain")
         expect(self.page.get_by_role("heading", name=name, exact=True, level=1)).to_be_visible()
-        expect(self.page.get_by_test_id("stMain").get_by_text(PAGES[name]).first).to_be_visible()
-        expect(self.page.locator(CHART).first).to_be_visible()
+        expect(main.get_by_text(re.compile(text)).first).to_be_visible()
+        expect(main.get_by_text("When this misleads")).to_be_visible()
+        expect(main.locator(CHART)).to_have_count(charts)
+        expect(main.locator("[data-stale=true]")).to_have_count(0)
 
     def settled(self) -> None:
         """Wait until the server has nothing left to do."""
@@ -126,6 +136,7 @@ def visit(address: str, browser: Browser) -> Iterator[Visit]:
     page.set_default_timeout(30_000)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("response", lambda reply: complaints.append(f"{reply.status} {reply.url}") if reply.status >= 400 else None)
     page.on("request", lambda request: complaints.append(request.url) if not _local(request.url, address) else None)
     page.goto(address)
     visit = Visit(page, complaints)
