@@ -10,7 +10,7 @@ from app.widgets import selection
 # A drawn icon, because Streamlit's own would be fetched from the network: the short-range pattern, one bit a cell.
 CELLS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 ICON = Image.fromarray(255 * CELLS).resize((48, 48), Image.Resampling.NEAREST)
-st.set_page_config(page_title="BCDNet Explorer", page_icon=ICON, layout="wide")
+st.set_page_config(page_title="BCDNet Explorer", page_icon=selection.as_url(ICON), layout="wide")
 
 PAGES = [
     st.Page("views/overview.py", title="Overview", icon=":material/home:", default=True,

@@ -11,6 +11,7 @@ from PIL import Image
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 VERMILION, SKY, GREY = "#D55E00", "#56B4E9", "#8C8C8C"
+OLIVE = "#999933"  # Tol's muted scheme (2021): one more that stays apart from those above
 
 #: Neutral ink that is legible on white and on near-black: lines, outlines, grids.
 INK, GRID = "#8C8C8C", "rgba(140,140,140,0.3)"
@@ -28,11 +29,12 @@ MODELS = {
     "fmnist_reactnet_a": VERMILION,
     "fmnist_bcdnet_a": BLUE,
     "fmnist_bcdnet_b": SKY,
+    "fmnist_bcdnet_a_longer": OLIVE,
     "fmnist_bcdnet_a_pss": ORANGE,
     "fmnist_bcdnet_a_pll": GREEN,
     "fmnist_bcdnet_a_step1": PURPLE,
 }
-CYCLE = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, GREY)
+CYCLE = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, OLIVE, GREY)
 
 
 def branch_color(branch: str) -> str:

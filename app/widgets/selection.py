@@ -1,10 +1,13 @@
 """What is looked at: model, picture, layer, token, class. Every page uses the same keys, so a choice follows along."""
 
+import base64
+import io
 import random
 from collections.abc import Sequence
 
 import numpy as np
 import streamlit as st
+from PIL import Image
 
 from app import cache, state
 from app.cache import Model, Picture
@@ -111,11 +114,21 @@ def _upload() -> Picture | None:
         return None
 
 
+def as_url(image: Image.Image) -> str:
+    """A small picture as a data URL, part of the page itself.
+
+    Streamlit's own media files are dropped when a quick reader's page is rerun before the browser has fetched them.
+    """
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
 def _show_input(model: Model, picture: Picture) -> None:
     seen = cache.seen(model, picture)
     height, width = seen.image.height, seen.image.width
     st.image(
-        seen.image.resize((width * max(1, 224 // width), height * max(1, 224 // height)), 0),
+        as_url(seen.image.resize((width * max(1, 224 // width), height * max(1, 224 // height)), 0)),
         width="stretch",
         alt=f"The {width} by {height} pixels that the network is given",
     )
