@@ -74,7 +74,9 @@ def _run(method: str, target: int, layer: str | None, against: int | None, **opt
         return None
 
 
-controls, left, right = st.columns([3, 4, 4], gap="large")
+# Boxes of a fixed width, which a narrow window stacks; columns would squeeze the maps instead.
+with st.container(horizontal=True, gap="medium"):
+    controls, left, right = (st.container(width=width) for width in (220, 310, 310))
 with controls:
     words.badge("measured", "softmax of the logits")
     st.plotly_chart(
