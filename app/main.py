@@ -30,7 +30,7 @@ PAGES = [
 ]  # fmt: skip
 
 page = st.navigation(PAGES)
-state.restore()
+state.restore(page.title)
 models, problems = cache.catalogue()
 for problem in problems:
     st.warning(problem, icon=":material/report:")

@@ -26,15 +26,19 @@ FIELDS: dict[str, type] = {
 }
 
 
-def restore() -> None:
+def restore(page: str) -> None:
     """Keep the selection from page to page; at a session's first run, take it from the address.
 
     What cannot be read is dropped.
     """
+    # A page that is left keeps what it last published: what was chosen inside a fragment is known there alone.
+    turned = st.session_state.get("page") != page
+    st.session_state["page"] = page
+    published = st.session_state.get("published", {}) if turned else {}
     for name in FIELDS:
         # Streamlit forgets the value of a widget that a page does not show, unless it is written again.
-        if name in st.session_state:
-            st.session_state[name] = st.session_state[name]
+        if name in published or name in st.session_state:
+            st.session_state[name] = published.get(name, st.session_state.get(name))
     if "restored" in st.session_state:
         return
     st.session_state["restored"] = True
@@ -54,6 +58,7 @@ def restore() -> None:
 
 def publish() -> None:
     """Write the selection into the address."""
+    st.session_state["published"] = {name: st.session_state[name] for name in FIELDS if name in st.session_state}
     values = {name: st.session_state.get(name) for name in FIELDS}
     texts = {
         name: ",".join(value) if isinstance(value, list | tuple) else str(value)

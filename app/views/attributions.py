@@ -79,12 +79,18 @@ with st.container(horizontal=True, gap="medium"):
     controls, left, right = (st.container(width=width) for width in (220, 310, 310))
 with controls:
     words.badge("measured", "softmax of the logits")
-    st.plotly_chart(
-        figures.top_bars(cache.top_k(model, picture), chosen=st.session_state.get("target")),
+    bars = st.container()  # above the choice of the class that they mark
+    target = selection.target([model], picture)
+    bars.plotly_chart(
+        figures.top_bars(cache.top_k(model, picture), chosen=target),
         config={"displayModeBar": False},
         alt=f"Top five classes; {model.classes[int(scores.argmax())]} leads with {scores.max():.0%}",
     )
-    target = selection.target([model], picture)
+    if picture.label is None:
+        st.caption(
+            f"The network knows its {len(model.classes)} classes only and always names one: for a picture of "
+            "anything else the percentages mean nothing."
+        )
     runnable = list(status.index[status.runnable])
     state.valid("method", runnable, "grad_cam")
     method = st.selectbox(

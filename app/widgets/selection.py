@@ -110,7 +110,8 @@ def _upload() -> Picture | None:
     try:
         return cache.uploaded_picture(file.getvalue())
     except cache.ImageError as error:
-        st.error(str(error), icon=":material/broken_image:")
+        instead = "" if cache.test_set() is None else " The test image is shown instead."
+        st.error(f"{error}{instead}", icon=":material/broken_image:")
         return None
 
 

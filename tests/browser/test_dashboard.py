@@ -212,7 +212,7 @@ def test_two_variants_are_compared(visit: Visit) -> None:
     visit.fine()
 
 
-def test_a_click_on_the_map_moves_the_token(visit: Visit) -> None:
+def test_a_token_clicked_or_typed_is_looked_at_on_the_next_page_too(visit: Visit) -> None:
     visit.go("Sampling patterns")
     visit.ready("Sampling patterns")
     visit.settled()
@@ -227,4 +227,11 @@ def test_a_click_on_the_map_moves_the_token(visit: Visit) -> None:
     expect(row).to_have_value("1")
     expect(column).to_have_value("2")
     visit.settled()
+    row.fill("5")
+    row.press("Enter")
+    visit.settled()
+    visit.go("Receptive fields")
+    visit.ready("Receptive fields")
+    expect(row).to_have_value("5")
+    expect(column).to_have_value("2")
     visit.fine()
