@@ -56,9 +56,14 @@ def restore(page: str) -> None:
             st.session_state[name] = int(text)
 
 
+def remember() -> None:
+    """Note the selection for the next page; a callback of widgets in fragments, whose run may be cut short."""
+    st.session_state["published"] = {name: st.session_state[name] for name in FIELDS if name in st.session_state}
+
+
 def publish() -> None:
     """Write the selection into the address."""
-    st.session_state["published"] = {name: st.session_state[name] for name in FIELDS if name in st.session_state}
+    remember()
     values = {name: st.session_state.get(name) for name in FIELDS}
     texts = {
         name: ",".join(value) if isinstance(value, list | tuple) else str(value)
@@ -80,6 +85,7 @@ def valid(name: str, options: Sequence[T], default: T) -> T:
 def choose_layer() -> None:
     """From now on the layer is one that the reader chose; before, each page starts at the one that shows it best."""
     st.session_state["layer_chosen"] = True
+    remember()
 
 
 def layer_chosen() -> bool:

@@ -29,6 +29,7 @@ def _go_to_clicked(layer: str) -> None:
     hit = selection.clicked_token(st.session_state["sampling_map"], about.in_height, about.in_width)
     if hit:
         st.session_state["row"], st.session_state["col"] = hit[0] // about.stride, hit[1] // about.stride
+        state.remember()
 
 
 @st.fragment

@@ -162,10 +162,22 @@ def token(height: int, width: int) -> tuple[int, int]:
     state.valid("col", range(width), width // 2)
     rows, cols = st.columns(2)
     row = rows.number_input(
-        "Row", 0, height - 1, step=1, key="row", help="Row of the token on the layer's map, from the top."
+        "Row",
+        0,
+        height - 1,
+        step=1,
+        key="row",
+        on_change=state.remember,
+        help="Row of the token on the layer's map, from the top.",
     )
     col = cols.number_input(
-        "Column", 0, width - 1, step=1, key="col", help="Column of the token on the layer's map, from the left."
+        "Column",
+        0,
+        width - 1,
+        step=1,
+        key="col",
+        on_change=state.remember,
+        help="Column of the token on the layer's map, from the left.",
     )
     return int(row), int(col)
 
