@@ -30,10 +30,11 @@ lint: $(VENV)/.ready-dev
 zoo: $(VENV)/.ready
 	$(VENV)/bin/python -m bcdnet.training.zoo
 
-# The stamps are renewed when a requirement changes, and only then.
-$(VENV)/.ready: requirements.txt pyproject.toml | $(VENV)/bin/python
+# The stamps are renewed when a requirement or a kernel changes, and only then.
+$(VENV)/.ready: requirements.txt pyproject.toml CMakeLists.txt $(wildcard bcdnet/kernels/csrc/*) | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --requirement requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(VENV)/bin/python -c 'from bcdnet import kernels; print(kernels.describe())'
 	@touch $@
 
 $(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready

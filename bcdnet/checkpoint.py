@@ -22,6 +22,11 @@ from bcdnet.variants import Config, ConfigError
 
 FORMAT = "bcdnet-checkpoint"
 VERSION = "1"
+#: What a file of another kind is, by its format, and what reads it.
+KINDS = {
+    FORMAT: "a checkpoint of a trained network, which `bcdnet pack` turns into a packed one",
+    "bcdnet-packed": "a packed network, which only the packed engine runs",
+}
 MAX_BYTES = 2**31
 
 
@@ -41,15 +46,22 @@ def save(model: Network, path: str | Path, card: Mapping[str, Any]) -> None:
         CheckpointError: a value is not finite, the card is not JSON, or the file cannot be written.
     """
     path = Path(path)
+    tensors = {key: _stored(tensor) for key, tensor in model.state_dict().items()}
+    write_file(path, tensors, FORMAT, VERSION, model.config, card)
+
+
+def write_file(
+    path: Path, tensors: Mapping[str, Tensor], file_format: str, version: str, config: Config, card: Mapping[str, Any]
+) -> None:
+    """Write tensors with their description atomically; CheckpointError if one is not finite, or not JSON."""
     try:
         card_json = json.dumps(card, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the card of {path.name} cannot be written as JSON ({error}).") from error
-    tensors = {key: _stored(tensor) for key, tensor in model.state_dict().items()}
     check_finite(tensors, path.name)
-    metadata = {"format": FORMAT, "version": VERSION, "config": model.config.to_json(), "card": card_json}
+    metadata = {"format": file_format, "version": version, "config": config.to_json(), "card": card_json}
     try:
-        write_atomically(path, to_safetensors(tensors, metadata))
+        write_atomically(path, to_safetensors(dict(tensors), metadata))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written ({error.strerror}).") from error
 
@@ -62,12 +74,12 @@ def load(path: str | Path, max_bytes: int = MAX_BYTES) -> Network:
             not exactly those of the network it describes: names, shapes, types, finite values.
     """
     name = Path(path).name
-    with _open(path, max_bytes) as file:
-        config, card = _describe(file, name)
-        network = _skeleton(config, len(file.keys()), name)
+    with open_file(path, max_bytes) as file:
+        config, card = describe(file, name, FORMAT, VERSION, "a checkpoint")
+        network = skeleton(config, len(file.keys()), name)
         expected = network.state_dict()
         require_same_keys(expected, file.keys(), name)
-        _check_layout(file, expected, name)
+        check_layout(file, expected, name)
         # Copies, because the file's own memory is mapped: whoever overwrites the file would change the network.
         tensors = {key: file.get_tensor(key).clone() for key in expected}
     check_finite(tensors, name)
@@ -85,8 +97,8 @@ def inspect(path: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, larger than ``max_bytes``, damaged or not one of ours.
     """
-    with _open(path, max_bytes) as file:
-        config, card = _describe(file, Path(path).name)
+    with open_file(path, max_bytes) as file:
+        config, card = describe(file, Path(path).name, FORMAT, VERSION, "a checkpoint")
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         tensors = {key: {"dtype": s.get_dtype(), "shape": list(s.get_shape())} for key, s in slices.items()}
     return {"config": config, "card": card, "tensors": tensors}
@@ -162,7 +174,8 @@ def listing(keys: list[str], most: int = 3) -> str:
 
 
 @contextlib.contextmanager
-def _open(path: str | Path, max_bytes: int) -> Iterator[safe_open]:
+def open_file(path: str | Path, max_bytes: int) -> Iterator[safe_open]:
+    """A safetensors file for reading; CheckpointError if it is none, or is larger than ``max_bytes``."""
     path = check_file(path, max_bytes)
     try:
         with path.open("rb") as stream:
@@ -179,13 +192,18 @@ def _open(path: str | Path, max_bytes: int) -> Iterator[safe_open]:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).") from error
 
 
-def _describe(file: safe_open, name: str) -> tuple[Config, dict[str, Any]]:
+def describe(
+    file: safe_open, name: str, expected_format: str, expected_version: str, what: str
+) -> tuple[Config, dict[str, Any]]:
+    """The configuration and the card in a file's metadata; CheckpointError if it is not ``what`` is expected."""
     metadata = file.metadata() or {}
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{name} is a safetensors file, but not a checkpoint of this project.")
+    if metadata.get("format") != expected_format:
+        other = KINDS.get(metadata.get("format", ""))
+        advice = f" but {other}" if other else f", but not {what} of this project"
+        raise CheckpointError(f"{name} is a safetensors file{advice}.")
     version = metadata.get("version", "")
-    if version != VERSION:
-        newer = version.isdecimal() and len(version) < 10 and int(version) > int(VERSION)
+    if version != expected_version:
+        newer = version.isdecimal() and len(version) < 10 and int(version) > int(expected_version)
         advice = "a newer one: update this program" if newer else "an unknown one"
         raise CheckpointError(f"{name} has the layout version {version!r}, {advice}.")
     try:
@@ -200,8 +218,8 @@ def _describe(file: safe_open, name: str) -> tuple[Config, dict[str, Any]]:
     return config, card
 
 
-def _skeleton(config: Config, n_tensors: int, name: str) -> Network:
-    """The network without memory for its weights."""
+def skeleton(config: Config, n_tensors: int, name: str) -> Network:
+    """The network without memory for its weights; CheckpointError if it would be larger than ``n_tensors`` allow."""
     # A damaged configuration could ask for billions of units; each one that is real brings tensors of its own.
     replaced = max(1, config.mlp_groups) * config.mlps_per_conv
     if sum(config.blocks) + config.mlp_groups > n_tensors or replaced > n_tensors:
@@ -215,8 +233,9 @@ def _skeleton(config: Config, n_tensors: int, name: str) -> Network:
         raise CheckpointError(f"{name} describes no network that can be built.") from error
 
 
-def _check_layout(file: safe_open, expected: Mapping[str, Tensor], name: str) -> None:
-    types = {torch.float32: "F32", torch.int64: "I64"}
+def check_layout(file: safe_open, expected: Mapping[str, Tensor], name: str) -> None:
+    """Raise CheckpointError unless every tensor in the file has the type and shape of its namesake in ``expected``."""
+    types = {torch.float32: "F32", torch.int64: "I64", torch.uint8: "U8", torch.float16: "F16"}
     for key, tensor in expected.items():
         found = file.get_slice(key)
         have, need = (found.get_dtype(), tuple(found.get_shape())), (types[tensor.dtype], tuple(tensor.shape))

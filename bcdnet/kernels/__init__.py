@@ -1,0 +1,207 @@
+"""The compute boundary: bits in, bits and whole numbers out, on the best instruction set that the machine has.
+
+Each operator has a twin in :mod:`bcdnet.kernels.reference` with the same signature, which specifies it and takes its
+place where the compiled kernels are missing. Which set is in force: that of :func:`use_isa`, else the environment
+variable ``BCDNET_ISA``, else the first of :func:`isas`.
+"""
+
+import functools
+import importlib
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bcdnet.kernels import reference
+
+try:
+    _native: Any = importlib.import_module("bcdnet.kernels._native")
+except ImportError:  # installed without a compiler
+    _native = None
+
+REFERENCE = "reference"
+MAX_THREADS = 1024
+
+_forced: ContextVar[str | None] = ContextVar("forced instruction set", default=None)
+
+
+class KernelError(ValueError):
+    """An instruction set, or operands, that the kernels do not take; the message is one sentence."""
+
+
+def isas() -> list[str]:
+    """The instruction sets that can run here, best first; "reference", pure PyTorch, is always the last."""
+    return [*(_native.isas() if _native else []), REFERENCE]
+
+
+def active() -> str:
+    """The instruction set in force; KernelError if the environment names one that cannot run here."""
+    forced = _forced.get() or os.environ.get("BCDNET_ISA")
+    return _known(forced) if forced else _best()
+
+
+@contextmanager
+def use_isa(name: str) -> Iterator[None]:
+    """Run what is called, and build what is built, inside the block on the instruction set ``name``."""
+    token = _forced.set(_known(name))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def describe() -> str:
+    """One sentence on what computes: for people."""
+    if _native is None:
+        return (
+            "The XNOR kernels are not compiled, so the slow reference in PyTorch runs in their place; "
+            "install a C++ compiler and set the project up again."
+        )
+    return (
+        f"XNOR kernels on {active()}." if active() != REFERENCE else "The reference in PyTorch, not the XNOR kernels."
+    )
+
+
+def pack_signs(x: Tensor, thresholds: Tensor) -> Tensor:
+    """Bits of ``x >= thresholds``, the sign with its threshold per channel or per image and channel.
+
+    Args:
+        x: float32 (N, C, H, W).
+        thresholds: float32 (C,) or (N, C).
+
+    Returns:
+        int64 (N, H, W, ceil(C/64)); bit i of word j is channel 64 j + i, 1 for +1; bits beyond C are 0.
+
+    Raises:
+        KernelError: shapes that do not fit.
+    """
+    if x.ndim != 4 or 0 in x.shape[1:] or tuple(thresholds.shape) not in ((x.shape[1],), tuple(x.shape[:2])):
+        raise KernelError(f"thresholds {tuple(thresholds.shape)} do not fit a map of shape {tuple(x.shape)}.")
+    x, thresholds = x.float().contiguous(), thresholds.float().contiguous()
+    if active() == REFERENCE:
+        return reference.pack_signs(x, thresholds)
+    n, channels, height, width = x.shape
+    bits = np.empty((n, height, width, -(-channels // 64)), np.uint64)
+    _native.pack_signs(active(), x.numpy(), thresholds.numpy(), bits)
+    return torch.from_numpy(bits.view(np.int64))
+
+
+class Product:
+    """Binary weights made ready for the instruction set in force: a convolution, or the branches of an MLP.
+
+    Args:
+        weight: uint8 (O, taps, ceil(C/8)) with 1 or 9 taps, or (branches, O, ceil(C/8)) if ``branches`` are named.
+        channels: C.
+        stride: 1 or 2, of a convolution.
+        branches: letters P, S, L of an MLP, whose C is a multiple of 4; empty for a convolution.
+        long_range: distance of L in tokens, or "half" of the map.
+        threads: how many compute.
+
+    Raises:
+        KernelError: weights that are of another shape or type.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        channels: int,
+        stride: int = 1,
+        branches: str = "",
+        long_range: int | str = "half",
+        threads: int = 1,
+    ) -> None:
+        taps = 1 if branches else weight.shape[1] if weight.ndim == 3 else 0
+        good = weight.dtype == torch.uint8 and weight.ndim == 3 and channels > 0 and weight.numel() > 0
+        if not good or weight.shape[-1] != -(-channels // 8) or taps not in (1, 9) or stride not in (1, 2):
+            raise KernelError(f"{weight.dtype} {tuple(weight.shape)} are no binary weights for {channels} channels.")
+        if branches and (len(branches) != len(weight) or not set(branches) <= set("PSL") or len(branches) > 9):
+            raise KernelError(f"branches {branches!r} do not fit {len(weight)} sets of weights.")
+        if set(branches) & set("SL") and channels % 4:
+            raise KernelError(f"the branches of an MLP need channels in multiples of 4, not {channels}.")
+        self.isa, self.channels, self.stride, self.branches = active(), channels, stride, branches
+        self.long_range, self.kernel, self.weight = long_range, 3 if taps == 9 else 1, weight.contiguous()
+        self.outputs = weight.shape[1] if branches else weight.shape[0]
+        distance = 0 if long_range == "half" else int(long_range)
+        self._native: Any = None
+        if self.isa != REFERENCE:
+            array = self.weight.numpy()
+            sizes = (self.outputs, channels, self.kernel, stride, branches, distance)
+            self._native = _native.Product(self.isa, check_threads(threads), array, *sizes)
+
+    def __call__(self, bits: Tensor) -> Tensor:
+        """int64 (N, H, W, ceil(C/64)) -> int32 (N, H/stride, W/stride, O), for an MLP (branches, N, H, W, O)."""
+        if bits.dtype != torch.int64 or bits.ndim != 4 or bits.shape[-1] != -(-self.channels // 64) or 0 in bits.shape:
+            raise KernelError(f"{bits.dtype} {tuple(bits.shape)} is no packed map of {self.channels} channels.")
+        if self._native is None:
+            if self.branches:
+                return reference.binary_mlp(bits, self.weight, self.branches, self.channels, self.long_range)
+            return reference.binary_conv2d(bits, self.weight, self.channels, self.stride)
+        n, height, width, _ = bits.shape
+        pad = self.kernel // 2
+        height, width = ((side + 2 * pad - self.kernel) // self.stride + 1 for side in (height, width))
+        out = np.empty((max(1, len(self.branches)), n, height, width, self.outputs), np.int32)
+        self._native.run(bits.contiguous().numpy().view(np.uint64), out)
+        return torch.from_numpy(out if self.branches else out[0])
+
+
+def binary_conv2d(bits: Tensor, weight: Tensor, channels: int, stride: int = 1, threads: int = 1) -> Tensor:
+    """Products of +-1 summed over the taps inside the map; see :func:`bcdnet.kernels.reference.binary_conv2d`."""
+    return Product(weight, channels, stride, threads=threads)(bits)
+
+
+def binary_mlp(
+    bits: Tensor, weight: Tensor, branches: str, channels: int, long_range: int | str = "half", threads: int = 1
+) -> Tensor:
+    """The integer products of each branch of a binary MLP; see :func:`bcdnet.kernels.reference.binary_mlp`."""
+    return Product(weight, channels, 1, branches, long_range, threads)(bits)
+
+
+def plan(threads: int) -> Any:
+    """An empty network for the instruction set in force, with the methods of :class:`reference.Plan`."""
+    check_threads(threads)
+    return reference.Plan() if active() == REFERENCE else _native.Plan(active(), threads)
+
+
+def check_threads(threads: int) -> int:
+    """``threads``; KernelError unless it is a sensible number of them."""
+    if not 1 <= threads <= MAX_THREADS:
+        raise KernelError(f"threads must be 1 to {MAX_THREADS:,}, not {threads}.")
+    return threads
+
+
+def _known(name: str) -> str:
+    if name not in isas():
+        raise KernelError(f"the instruction set {name!r} cannot run here; there are {', '.join(isas())}.")
+    return name
+
+
+@functools.cache
+def _best() -> str:
+    """The first set; the one that its authors could try least is checked against plain C++ first."""
+    for name in isas():
+        if name != "avx512" or _agrees(name, "portable"):
+            return name
+        warnings.warn(
+            f"The {name} kernels differ from the portable ones on this machine and are left alone; please report it.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return REFERENCE
+
+
+def _agrees(name: str, other: str) -> bool:
+    random = np.random.default_rng(0)
+    bits = torch.from_numpy(random.integers(0, 2**63 - 1, (1, 5, 7, 3), np.int64))
+    conv = torch.from_numpy(random.integers(0, 256, (70, 9, 20), np.uint8))
+    mlp = torch.from_numpy(random.integers(0, 256, (3, 70, 20), np.uint8))
+    results = []
+    for isa in (name, other):
+        with use_isa(isa):
+            results.append((binary_conv2d(bits, conv, 160), binary_mlp(bits, mlp, "PSL", 160)))
+    return all(torch.equal(a, b) for a, b in zip(*results, strict=True))

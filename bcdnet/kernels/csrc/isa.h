@@ -1,0 +1,64 @@
+// What every instruction set provides: the inner loops, behind one table of functions.
+//
+// A packed map holds one bit per channel, in the order of the channels: bit i of a 32-bit word is channel 32 w + i, 1
+// for +1. An instruction set may keep its maps and weights in a form of its own; `act_bytes` and `weight_bytes` say how
+// large it is, `encode` and `decode` convert. All maps are laid out (height, width, channels), channels padded with
+// zeros to a multiple of 32.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace bcdnet {
+
+constexpr int kTile = 6;    // locations a tile holds at most
+constexpr int kBlock = 64;  // output channels a tile holds
+constexpr int kGroup = 32;  // channels that are packed at once
+
+// The quantum of channel sums: each value is rounded to a multiple of 2^-26 before it is added in double precision, so
+// that every sum is exact and does not depend on the order of addition or the number of threads.
+constexpr double kRound = 1.5 * (1 << 26);
+
+// The real-valued rest of a unit for one tile:
+// y = RPReLU(residual + sum_b dot_b * scale_b + bias), and the bits of y against the next unit's thresholds.
+struct Epilogue {
+  int pixels, groups, branches;  // groups of 32 channels, 1 or 2
+  const int32_t* differing;      // (branches, kTile, kBlock) bits that differ: dot = base - 2 * differing
+  const float* real;             // (kTile, kBlock) in their place, if not null
+  const int32_t* base[kTile];
+  const float* scale;    // (branches, scale_stride)
+  size_t scale_stride;
+  const float *bias, *slope, *shift;
+  const float* residual[kTile];
+  size_t residual_offset[2];  // of each group
+  float* out[kTile];
+  const float* threshold;  // null: no bits
+  uint8_t* bits[kTile];
+  double* sums;  // null: no channel sums
+};
+
+struct Isa {
+  const char* name;
+  int act_bytes;     // bytes of 32 channels of a packed map
+  int weight_bytes;  // bytes of 32 input channels of a block of weights
+  // Plain words <-> this set's form of a packed map.
+  void (*encode)(const uint32_t* plain, uint8_t* act, size_t words);
+  void (*decode)(const uint8_t* act, uint32_t* plain, size_t words);
+  // plain: (kBlock, words), rows `stride` words apart.
+  void (*pack_weights)(const uint32_t* plain, size_t stride, size_t words, uint8_t* out);
+  // Bits that differ between rows of a map and a block of weights. rows: (segments, kTile) addresses of `words` words
+  // each; out: (kTile, kBlock); groups of 32 output channels, 1 or 2.
+  void (*differing)(const uint8_t* const* rows, int segments, int words, int pixels, const uint8_t* weights, int groups,
+                    int32_t* out);
+  // Real products: out[p][o] = sum_k rows[p][k] weights[k][o]; weights (depth, kBlock), out (kTile, kBlock).
+  void (*real)(const float* const* rows, int depth, int pixels, const float* weights, int groups, float* out);
+  void (*epilogue)(const Epilogue& tile);
+  // Bits of x >= threshold for one location, `groups` of 32 channels.
+  void (*pack)(const float* x, const float* threshold, uint8_t* bits, size_t groups);
+};
+
+// Every set this build has, best first; those the processor lacks are left out.
+size_t available(const Isa** sets, size_t most);
+const Isa* find(const char* name);  // null: not available
+
+}  // namespace bcdnet

@@ -1,0 +1,755 @@
+#include "plan.h"
+
+#include <chrono>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+
+namespace bcdnet {
+namespace {
+
+// Weights that a member reads again and again should stay in its level-2 cache beside the maps.
+constexpr size_t kCachedWeights = 160 << 10;
+constexpr size_t kMostBranches = 9, kMostTaps = 9;
+
+const Isa& required(const std::string& name) {
+  const Isa* isa = find(name.c_str());
+  if (!isa) throw std::invalid_argument("this processor, or this build, has no instruction set " + name);
+  return *isa;
+}
+
+// A loop on a team, or on the caller alone.
+void loop(Team* team, size_t count, Body body) {
+  if (team)
+    team->loop(count, body);
+  else if (count)
+    body(0, count, 0);
+}
+
+int members(const Team* team) { return team ? team->threads() : 1; }
+
+// Tiles of nearly equal size, at most kTile locations each.
+struct Tiles {
+  size_t locations, count;
+  explicit Tiles(size_t n) : locations(n), count((n + kTile - 1) / kTile) {}
+  size_t begin(size_t t) const { return t * locations / count; }
+};
+
+int groups_of(size_t outputs, size_t block) {
+  return static_cast<int>(std::min<size_t>(kBlock, round_up(outputs, kGroup) - block * kBlock) / kGroup);
+}
+
+// A packed map of one image, and what lies outside of it.
+struct PackedMap {
+  const uint8_t* data;
+  const uint8_t* zeros;
+  int height, width;
+  size_t row_bytes;  // of one location
+};
+
+// Addresses of the taps of a convolution for locations [begin, end) of the output, and each location's border.
+void conv_rows(const PackedMap& map, const Reading& reading, int out_width, size_t begin, size_t end,
+               const uint8_t** rows, int* borders) {
+  const int pad = reading.kernel / 2;
+  for (size_t i = begin; i < end; ++i) {
+    const size_t p = i - begin;
+    const int y = static_cast<int>(i / out_width) * reading.stride - pad;
+    const int x = static_cast<int>(i % out_width) * reading.stride - pad;
+    const int bottom = y + reading.kernel > map.height, right = x + reading.kernel > map.width;
+    borders[p] = (y < 0) | bottom << 1 | (x < 0) << 2 | right << 3;
+    const uint8_t* corner = map.data + (static_cast<ptrdiff_t>(y) * map.width + x) * static_cast<ptrdiff_t>(map.row_bytes);
+    const uint8_t** row = rows + p;
+    for (int ky = 0; ky < reading.kernel; ++ky)
+      for (int kx = 0; kx < reading.kernel; ++kx, row += kTile) {
+        const bool inside = !borders[p] || (y + ky >= 0 && y + ky < map.height && x + kx >= 0 && x + kx < map.width);
+        *row = inside ? corner + (static_cast<size_t>(ky) * map.width + kx) * map.row_bytes : map.zeros;
+      }
+  }
+}
+
+// Addresses of the tokens that one branch reads: one segment, or one for each quarter of the channels.
+void branch_rows(const PackedMap& map, const Branch& branch, size_t begin, size_t end, const uint8_t** rows) {
+  if (branch.kind == 'P') {
+    for (size_t i = begin; i < end; ++i) rows[i - begin] = map.data + i * map.row_bytes;
+    return;
+  }
+  const auto offsets = branch.offsets(map.height, map.width);
+  for (size_t i = begin; i < end; ++i) {
+    const int y = static_cast<int>(i / map.width), x = static_cast<int>(i % map.width);
+    for (int q = 0; q < 4; ++q) {
+      const int from_y = ((y + offsets[q][0]) % map.height + map.height) % map.height;
+      const int from_x = ((x + offsets[q][1]) % map.width + map.width) % map.width;
+      rows[q * kTile + (i - begin)] =
+          map.data + (static_cast<size_t>(from_y) * map.width + from_x) * map.row_bytes + q * map.row_bytes / 4;
+    }
+  }
+}
+
+// Bits that differ, for every branch of a unit, tile by tile and block by block; `finish` gets each.
+struct Counting {
+  const Isa* isa;
+  const std::vector<BinaryWeights>* weights;
+  const std::vector<Branch>* branches;  // empty: a convolution
+  const Reading* reading;
+  int outputs, out_height, out_width;
+
+  // finish(begin, end, block, groups, differing, borders, member)
+  template <typename Finish>
+  void run(const PackedMap& map, Team* team, const Finish& finish) const {
+    const Tiles tiles(static_cast<size_t>(out_height) * out_width);
+    const size_t blocks = round_up(outputs, kBlock) / kBlock;
+    const size_t bytes = std::max<size_t>(1, weights->front().block_bytes() * weights->size());
+    size_t at_once = std::clamp<size_t>(kCachedWeights / bytes, 1, blocks);
+    // Few tiles, as on 7x7 maps, are shared out by output channels instead.
+    while (at_once > 1 && tiles.count * (blocks / at_once) < 16 * static_cast<size_t>(members(team))) at_once /= 2;
+    const size_t parts = (blocks + at_once - 1) / at_once;
+    const size_t taps = static_cast<size_t>(reading->kernel) * reading->kernel;
+    loop(team, parts * tiles.count, [&](size_t first, size_t last, int member) {
+      const uint8_t* rows[kMostBranches][kMostTaps * kTile];
+      int borders[kTile] = {};
+      alignas(64) int32_t differing[kMostBranches * kTile * kBlock];
+      for (size_t task = first; task < last; ++task) {
+        const size_t tile = task % tiles.count, part = task / tiles.count;
+        const size_t begin = tiles.begin(tile), end = tiles.begin(tile + 1);
+        const int pixels = static_cast<int>(end - begin);
+        if (branches->empty())
+          conv_rows(map, *reading, out_width, begin, end, rows[0], borders);
+        else
+          for (size_t b = 0; b < branches->size(); ++b) branch_rows(map, (*branches)[b], begin, end, rows[b]);
+        for (size_t block = part * at_once; block < std::min(blocks, (part + 1) * at_once); ++block) {
+          const int groups = groups_of(outputs, block);
+          for (size_t b = 0; b < weights->size(); ++b) {
+            const bool whole = branches->empty() || (*branches)[b].kind == 'P';
+            const int segments = branches->empty() ? static_cast<int>(taps) : whole ? 1 : 4;
+            isa->differing(rows[b], segments, whole ? reading->words() : reading->words() / 4, pixels,
+                           (*weights)[b].block(block), groups, differing + b * kTile * kBlock);
+          }
+          finish(begin, end, block, groups, differing, borders, member);
+        }
+      }
+    });
+  }
+};
+
+// Plain words of one location <-> words in which every quarter starts anew.
+void quarter(const uint32_t* plain, int channels, int quarter_words, uint32_t* out) {
+  std::fill_n(out, 4 * quarter_words, 0u);
+  for (int c = 0; c < channels; ++c) {
+    const int q = c / (channels / 4), i = c % (channels / 4);
+    out[q * quarter_words + i / 32] |= (plain[c / 32] >> (c % 32) & 1u) << (i % 32);
+  }
+}
+
+// Where the bit of a channel lies in the words of a location.
+size_t bit_place(const Reading& reading, int c) {
+  if (!reading.quartered) return c;
+  const int quarter = reading.channels / 4;
+  return 32 * static_cast<size_t>(c / quarter) * reading.quarter_words() + c % quarter;
+}
+
+Buffer<float> padded(const Buffer<float>& from, size_t rows, size_t columns, float padding) {
+  const size_t stride = round_up(columns, kBlock);
+  Buffer<float> to(rows * stride);
+  for (size_t r = 0; r < rows; ++r) {
+    std::fill_n(to.get() + r * stride, stride, padding);
+    std::copy_n(from.get() + r * columns, columns, to.get() + r * stride);
+  }
+  return to;
+}
+
+}  // namespace
+
+std::array<std::array<int, 2>, 4> Branch::offsets(int height, int width) const {
+  int rows = 0, columns = 0;
+  if (kind == 'S') rows = columns = 1;
+  if (kind == 'L') rows = distance ? distance : height / 2, columns = distance ? distance : width / 2;
+  return {{{-rows, 0}, {rows, 0}, {0, -columns}, {0, columns}}};
+}
+
+int Reading::quarter_words() const { return (channels / 4 + 31) / 32; }
+
+int Reading::words() const { return quartered ? 4 * quarter_words() : (channels + 31) / 32; }
+
+BinaryWeights::BinaryWeights(const Isa& isa, const uint8_t* bits, int outputs, const Reading& reading)
+    : outputs_(round_up(outputs, kBlock)) {
+  const size_t taps = static_cast<size_t>(reading.kernel) * reading.kernel, words = reading.words();
+  const size_t bytes = (reading.channels + 7) / 8, row = taps * words;
+  Buffer<uint32_t> plain(outputs_ * row);
+  Buffer<int32_t> ones(outputs_ * taps);
+  for (int o = 0; o < outputs; ++o)
+    for (size_t t = 0; t < taps; ++t)
+      for (int c = 0; c < reading.channels; ++c)
+        if (bits[(o * taps + t) * bytes + c / 8] >> (c % 8) & 1) {
+          const size_t place = bit_place(reading, c);
+          plain[o * row + t * words + place / 32] |= 1u << (place % 32);
+          ++ones[o * taps + t];
+        }
+  block_bytes_ = isa.weight_bytes * row;
+  packed_.reserve(outputs_ / kBlock * block_bytes_);
+  for (size_t b = 0; b < outputs_ / kBlock; ++b)
+    isa.pack_weights(plain.get() + b * kBlock * row, row, row, packed_.get() + b * block_bytes_);
+
+  base_.reserve(16 * outputs_);
+  const int k = reading.kernel;
+  for (int border = 0; border < 16; ++border)
+    for (size_t o = 0; o < outputs_; ++o) {
+      int32_t base = 0;
+      for (int y = 0; y < k; ++y)
+        for (int x = 0; x < k; ++x) {
+          const bool outside = (border & 1 && y == 0) || (border & 2 && y == k - 1) || (border & 4 && x == 0) ||
+                               (border & 8 && x == k - 1);
+          // Bits outside are zeros, so what differs there are the weights' ones, counted twice by 2 * differing.
+          base += outside && k > 1 ? 2 * ones[o * taps + y * k + x] : reading.channels;
+        }
+      base_[border * outputs_ + o] = base;
+    }
+}
+
+RealWeights::RealWeights(const float* weights, int outputs_in, int depth_in, int groups_in)
+    : outputs(outputs_in), depth(depth_in), groups(groups_in) {
+  const size_t each = outputs / groups;
+  packed.reserve(groups * blocks() * depth * kBlock);
+  for (int g = 0; g < groups; ++g)
+    for (size_t o = 0; o < each; ++o)
+      for (int k = 0; k < depth; ++k)
+        packed[((g * blocks() + o / kBlock) * depth + k) * kBlock + o % kBlock] = weights[(g * each + o) * depth + k];
+}
+
+// Everything a call writes to, planned for one size of image and kept for the next call.
+struct Plan::Workspace {
+  int height = 0, width = 0, members = 0;
+  Buffer<float> maps[2], shortcut, products, patches, zeros, pooled;
+  Buffer<uint8_t> bits[2], no_bits, scratch;
+  Buffer<double> sums, context;
+  Buffer<float> thresholds, bias, features;
+  int map = 0, packed = 0;
+  size_t widest = 0, patch = 0, scratch_bytes = 0;
+  bool summed = false;
+
+  float* floats() { return maps[map].get(); }
+  const uint8_t* acts() { return bits[packed].get(); }
+};
+
+Plan::Plan(const std::string& isa, int threads) : isa_(&required(isa)), team_(threads) {}
+
+Plan::~Plan() = default;
+
+void Plan::set_stem(Stem stem) {
+  stem.scale = padded(stem.scale, 1, stem.outputs, 0.f);
+  stem.bias = padded(stem.bias, 1, stem.outputs, 0.f);
+  stem_ = std::move(stem);
+}
+
+void Plan::add_unit(Unit unit) {
+  if ((unit.pooled && unit.repeat > 1) || (unit.real && unit.shortcut) || unit.weights.size() > kMostBranches ||
+      (unit.reading.kernel != 1 && unit.reading.kernel != 3))
+    throw std::invalid_argument("the engine has no such unit: " + unit.name);
+  const size_t branches = std::max<size_t>(1, unit.weights.size());
+  unit.scale = padded(unit.scale, branches, unit.outputs, 0.f);
+  for (auto* v : {&unit.bias, &unit.slope, &unit.shift}) *v = padded(*v, 1, unit.outputs, 0.f);
+  if (!unit.real) unit.threshold = padded(unit.threshold, 1, unit.reading.channels, std::numeric_limits<float>::infinity());
+  if (unit.shortcut) {
+    unit.shortcut_affine.scale = padded(unit.shortcut_affine.scale, 1, unit.outputs, 0.f);
+    unit.shortcut_affine.bias = padded(unit.shortcut_affine.bias, 1, unit.outputs, 0.f);
+  }
+  units_.push_back(std::move(unit));
+}
+
+void Plan::set_head(const float* weights, const float* bias, int classes, int features) {
+  head_ = RealWeights(weights, classes, features);
+  head_bias_.reserve(classes);
+  std::copy_n(bias, classes, head_bias_.get());
+}
+
+std::unique_ptr<Plan::Workspace> Plan::take() {
+  const std::lock_guard lock(spaces_mutex_);
+  if (spaces_.empty()) return std::make_unique<Workspace>();
+  auto space = std::move(spaces_.back());
+  spaces_.pop_back();
+  return space;
+}
+
+void Plan::give_back(std::unique_ptr<Workspace> space) {
+  const std::lock_guard lock(spaces_mutex_);
+  spaces_.push_back(std::move(space));
+}
+
+void Plan::prepare(Workspace& s, int height, int width, int members) const {
+  if (s.height == height && s.width == width && s.members >= members) return;
+  auto half = [](int n) { return (n + 1) / 2; };
+  const int h0 = (height + 2 * (stem_.kernel / 2) - stem_.kernel) / stem_.stride + 1;
+  const int w0 = (width + 2 * (stem_.kernel / 2) - stem_.kernel) / stem_.stride + 1;
+  size_t h = h0, w = w0, channels = stem_.outputs;
+  s.widest = 0, s.scratch_bytes = 0;
+  size_t floats = h * w * round_up(channels, kBlock), pooled = 0, products = 0, acts = 0, context = 1;
+  s.patch = static_cast<size_t>(stem_.channels) * stem_.kernel * stem_.kernel;
+  if (stem_.pooled) {
+    pooled = floats;
+    h = half(h), w = half(w);
+  }
+  auto widest = [&](size_t n) { s.widest = std::max(s.widest, round_up(n, kBlock)); };
+  widest(channels);
+  for (const Unit& unit : units_) {
+    const size_t inside = h * w;
+    if (unit.pooled || unit.reading.stride == 2) h = half(h), w = half(w);
+    const size_t stride = round_up(unit.outputs, kBlock);
+    widest(unit.outputs), widest(unit.reading.channels);
+    floats = std::max(floats, h * w * stride);
+    if (unit.real || unit.shortcut) products = std::max(products, h * w * stride);
+    if (!unit.real) {
+      acts = std::max(acts, inside * unit.reading.words() * isa_->act_bytes);
+      s.scratch_bytes = std::max<size_t>(s.scratch_bytes, (isa_->act_bytes + 8) * (unit.reading.words() + s.widest / kGroup));
+    }
+    if (unit.embedding) context = std::max<size_t>(context, unit.embedding->context);
+    channels = unit.outputs;
+  }
+  s.scratch_bytes = round_up(s.scratch_bytes, 64);
+  for (auto& map : s.maps) map.reserve(floats);
+  for (auto& map : s.bits) map.reserve(acts + 64);
+  s.shortcut.reserve(floats), s.products.reserve(products), s.pooled.reserve(pooled);
+  s.zeros.reserve(s.widest), s.no_bits.reserve(s.widest / kGroup * isa_->act_bytes + 4096);
+  s.sums.reserve(members * s.widest), s.context.reserve(2 * s.widest + context);
+  s.thresholds.reserve(s.widest), s.bias.reserve(s.widest), s.features.reserve(s.widest);
+  s.patches.reserve(members * kTile * s.patch), s.scratch.reserve(members * s.scratch_bytes);
+  s.height = height, s.width = width, s.members = std::max(s.members, members);
+}
+
+Plan::Size Plan::run_stem(const float* image, Workspace& s, Team* team) const {
+  const int pad = stem_.kernel / 2, k = stem_.kernel;
+  const int h = (s.height + 2 * pad - k) / stem_.stride + 1, w = (s.width + 2 * pad - k) / stem_.stride + 1;
+  const size_t stride = round_up(stem_.outputs, kGroup), blocks = stem_.weights.blocks();
+  const Unit* next = units_.empty() ? nullptr : &units_.front();
+  const bool fused = !stem_.pooled && next && !next->real && !next->reading.quartered && !next->embedding;
+  s.map = 0, s.packed = 0;
+  s.summed = !stem_.pooled && next && next->embedding;
+  if (s.summed) std::fill_n(s.sums.get(), s.members * s.widest, 0.0);
+  float* out = stem_.pooled ? s.pooled.get() : s.floats();
+  const size_t act_row = next && !next->real ? next->reading.words() * isa_->act_bytes : 0;
+  const Tiles tiles(static_cast<size_t>(h) * w);
+  static const Buffer<float> ones = [] {
+    Buffer<float> b(kBlock);
+    std::fill_n(b.get(), kBlock, 1.f);
+    return b;
+  }();
+  loop(team, tiles.count, [&](size_t first, size_t last, int member) {
+    float* patches = s.patches.get() + member * kTile * s.patch;
+    const float* rows[kTile];
+    alignas(64) float products[kTile * kBlock];
+    for (size_t tile = first; tile < last; ++tile) {
+      const size_t begin = tiles.begin(tile), end = tiles.begin(tile + 1);
+      Epilogue e{};
+      e.pixels = static_cast<int>(end - begin), e.branches = 1, e.real = products, e.slope = ones.get();
+      e.shift = s.zeros.get();
+      for (size_t i = begin; i < end; ++i) {
+        const size_t p = i - begin;
+        float* patch = patches + p * s.patch;
+        rows[p] = patch;
+        const int y0 = static_cast<int>(i / w) * stem_.stride - pad, x0 = static_cast<int>(i % w) * stem_.stride - pad;
+        const bool inside = y0 >= 0 && x0 >= 0 && y0 + k <= s.height && x0 + k <= s.width;
+        for (int c = 0; c < stem_.channels; ++c)
+          for (int ky = 0; ky < k; ++ky) {
+            const int y = y0 + ky;
+            const float* line = image + (static_cast<ptrdiff_t>(c) * s.height + y) * s.width + x0;
+            for (int kx = 0; kx < k; ++kx)
+              *patch++ = inside || (y >= 0 && y < s.height && x0 + kx >= 0 && x0 + kx < s.width) ? line[kx] : 0.f;
+          }
+      }
+      for (size_t b = 0; b < blocks; ++b) {
+        e.groups = groups_of(stem_.outputs, b);
+        isa_->real(rows, static_cast<int>(s.patch), e.pixels, stem_.weights.packed.get() + b * s.patch * kBlock, e.groups,
+                   products);
+        e.scale = stem_.scale.get() + b * kBlock, e.bias = stem_.bias.get() + b * kBlock;
+        e.sums = s.summed ? s.sums.get() + member * s.widest + b * kBlock : nullptr;
+        e.threshold = fused ? next->threshold.get() + b * kBlock : nullptr;
+        for (int p = 0; p < e.pixels; ++p) {
+          e.residual[p] = s.zeros.get();
+          e.out[p] = out + (begin + p) * stride + b * kBlock;
+          if (fused) e.bits[p] = s.bits[0].get() + (begin + p) * act_row + 2 * b * isa_->act_bytes;
+        }
+        isa_->epilogue(e);
+      }
+    }
+  });
+  Size size{h, w};
+  if (stem_.pooled) {
+    size = {(h - 1) / 2 + 1, (w - 1) / 2 + 1};
+    loop(team, size.height, [&](size_t first, size_t last, int) {
+      for (size_t y = first; y < last; ++y)
+        for (int x = 0; x < size.width; ++x) {
+          float* to = s.floats() + (y * size.width + x) * stride;
+          std::fill_n(to, stride, -std::numeric_limits<float>::infinity());
+          for (int fy = std::max(0, 2 * static_cast<int>(y) - 1); fy < std::min(h, 2 * static_cast<int>(y) + 2); ++fy)
+            for (int fx = std::max(0, 2 * x - 1); fx < std::min(w, 2 * x + 2); ++fx) {
+              const float* from = out + (static_cast<size_t>(fy) * w + fx) * stride;
+              for (size_t c = 0; c < stride; ++c) to[c] = from[c] > to[c] ? from[c] : to[c];
+            }
+        }
+    });
+  }
+  if (!fused && next && !next->real) ready_bits(*next, size, s, team);
+  return size;
+}
+
+// Thresholds and offsets of this image: W2 (W1 GAP(x) + b1) + b2 and W3 (...) + b3, in double precision, each sum in the
+// order of its channels.
+void Plan::embed(const Unit& unit, Size size, Workspace& s) const {
+  const Embedding& e = *unit.embedding;
+  const size_t inputs = unit.reading.channels, outputs = unit.outputs;
+  double *mean = s.context.get(), *context = mean + s.widest, *out = context + e.context;
+  for (size_t c = 0; c < inputs; ++c) {
+    double sum = 0;
+    for (int m = 0; m < s.members; ++m) sum += s.sums[m * s.widest + c];
+    mean[c] = sum / (static_cast<double>(size.height) * size.width);
+  }
+  auto affine = [](const double* x, size_t n, const Buffer<float>& weights, const Buffer<float>& bias, size_t m, double* y) {
+    std::fill_n(y, m, 0.0);
+    for (size_t i = 0; i < n; ++i)
+      for (size_t j = 0; j < m; ++j) y[j] += x[i] * static_cast<double>(weights[i * m + j]);
+    for (size_t j = 0; j < m; ++j) y[j] += static_cast<double>(bias[j]);
+  };
+  affine(mean, inputs, e.reduce, e.reduce_bias, e.context, context);
+  affine(context, e.context, e.threshold, e.threshold_bias, inputs, out);
+  for (size_t c = 0; c < round_up(inputs, kGroup); ++c)
+    s.thresholds[c] = c < inputs ? static_cast<float>(static_cast<double>(unit.threshold[c]) + out[c]) : unit.threshold[c];
+  affine(context, e.context, e.offset, e.offset_bias, outputs, out);
+  for (size_t o = 0; o < round_up(outputs, kBlock); ++o) {
+    const float product = o < outputs ? static_cast<float>(out[o]) * e.gain[o] : 0.f;
+    s.bias[o] = unit.bias[o] + product;
+  }
+}
+
+// Packs the finished map for a unit whose thresholds were not known while it was made, or whose bits lie apart.
+void Plan::ready_bits(const Unit& unit, Size size, Workspace& s, Team* team) const {
+  const size_t locations = static_cast<size_t>(size.height) * size.width;
+  const size_t stride = round_up(unit.reading.channels, kGroup), groups = stride / kGroup;
+  if (unit.embedding) {
+    if (!s.summed) {
+      std::fill_n(s.sums.get(), s.members * s.widest, 0.0);
+      loop(team, locations, [&](size_t first, size_t last, int member) {
+        double* sums = s.sums.get() + member * s.widest;
+        for (size_t i = first; i < last; ++i)
+          for (size_t c = 0; c < stride; ++c) sums[c] += (static_cast<double>(s.floats()[i * stride + c]) + kRound) - kRound;
+      });
+    }
+    embed(unit, size, s);
+  }
+  const float* thresholds = unit.embedding ? s.thresholds.get() : unit.threshold.get();
+  const size_t row = unit.reading.words() * static_cast<size_t>(isa_->act_bytes);
+  loop(team, locations, [&](size_t first, size_t last, int member) {
+    uint8_t* scratch = s.scratch.get() + member * s.scratch_bytes;
+    auto* plain = reinterpret_cast<uint32_t*>(scratch + round_up(groups * isa_->act_bytes, 4));
+    for (size_t i = first; i < last; ++i) {
+      uint8_t* to = s.bits[s.packed].get() + i * row;
+      isa_->pack(s.floats() + i * stride, thresholds, unit.reading.quartered ? scratch : to, groups);
+      if (unit.reading.quartered) {
+        isa_->decode(scratch, plain, groups);
+        quarter(plain, unit.reading.channels, unit.reading.quarter_words(), plain + groups);
+        isa_->encode(plain + groups, to, unit.reading.words());
+      }
+    }
+  });
+}
+
+// out[i][o] = sum_k in[i][k] weights[k][o], (locations, outputs)
+static void real_products(const Isa& isa, Team* team, const float* in, size_t in_stride, size_t locations,
+                          const RealWeights& weights, float* out, size_t out_stride) {
+  const Tiles tiles(locations);
+  const size_t each = weights.outputs / weights.groups, blocks = weights.blocks();
+  loop(team, weights.groups * blocks * tiles.count, [&](size_t first, size_t last, int) {
+    const float* rows[kTile];
+    alignas(64) float products[kTile * kBlock];
+    for (size_t task = first; task < last; ++task) {
+      const size_t tile = task % tiles.count, block = task / tiles.count % blocks, group = task / tiles.count / blocks;
+      const size_t begin = tiles.begin(tile), end = tiles.begin(tile + 1);
+      for (size_t i = begin; i < end; ++i) rows[i - begin] = in + i * in_stride + group * weights.depth;
+      isa.real(rows, weights.depth, static_cast<int>(end - begin),
+               weights.packed.get() + (group * blocks + block) * weights.depth * kBlock, groups_of(each, block), products);
+      const size_t from = block * kBlock, width = std::min<size_t>(kBlock, each - from);
+      for (size_t i = begin; i < end; ++i)
+        std::copy_n(products + (i - begin) * kBlock, width, out + i * out_stride + group * each + from);
+    }
+  });
+}
+
+// The shortcut's map (locations of the output, padded channels), where it is more than the input itself.
+const float* Plan::shortcut(const Unit& unit, Size in, Size out, Workspace& s, Team* team) const {
+  const size_t stride = round_up(unit.reading.channels, kGroup), out_stride = round_up(unit.outputs, kGroup);
+  const float* from = s.floats();
+  const size_t locations = static_cast<size_t>(out.height) * out.width;
+  if (unit.pooled) {
+    loop(team, locations, [&](size_t first, size_t last, int) {
+      for (size_t i = first; i < last; ++i) {
+        const size_t y = i / out.width, x = i % out.width;
+        const float* top = from + (2 * y * in.width + 2 * x) * stride;
+        const float* bottom = top + in.width * stride;
+        float* to = s.shortcut.get() + i * stride;
+        for (size_t c = 0; c < stride; ++c)
+          to[c] = ((top[c] + top[stride + c]) + (bottom[c] + bottom[stride + c])) * 0.25f;
+      }
+    });
+    from = s.shortcut.get();
+  }
+  if (unit.shortcut) {
+    real_products(*isa_, team, from, stride, locations, *unit.shortcut, s.products.get(), out_stride);
+    loop(team, locations, [&](size_t first, size_t last, int) {
+      for (size_t i = first * out_stride; i < last * out_stride; i += out_stride)
+        for (size_t c = 0; c < out_stride; ++c)
+          s.products[i + c] = s.products[i + c] * unit.shortcut_affine.scale[c] + unit.shortcut_affine.bias[c];
+    });
+    return s.products.get();
+  }
+  if (unit.repeat > 1 && unit.reading.channels % kGroup) {
+    float* to = s.shortcut.get();
+    loop(team, locations, [&](size_t first, size_t last, int) {
+      for (size_t i = first; i < last; ++i)
+        for (int r = 0; r < unit.repeat; ++r)
+          std::copy_n(from + i * stride, unit.reading.channels, to + i * out_stride + r * unit.reading.channels);
+    });
+    return to;
+  }
+  return from;
+}
+
+void Plan::run_unit(const Unit& unit, const Unit* next, Size& size, Workspace& s, Team* team) const {
+  const Size in = size;
+  if (unit.reading.stride == 2) size = {(in.height + 1) / 2, (in.width + 1) / 2};
+  const size_t locations = static_cast<size_t>(size.height) * size.width;
+  const size_t in_stride = round_up(unit.reading.channels, kGroup), stride = round_up(unit.outputs, kGroup);
+  const bool aligned_repeat = unit.repeat > 1 && unit.reading.channels % kGroup == 0;
+  const bool own = !unit.pooled && !unit.shortcut && unit.repeat == 1;
+  const bool fused = next && !next->real && !next->reading.quartered && !next->embedding;
+  const float* real = nullptr;
+  if (unit.real) {  // before the shortcut, which may use the same room
+    real_products(*isa_, team, s.floats(), in_stride, locations, unit.real_weights, s.products.get(), stride);
+    real = s.products.get();
+  }
+  const float* residual = own ? s.floats() : shortcut(unit, in, size, s, team);
+  const size_t period = aligned_repeat ? unit.reading.channels : stride;
+  const size_t residual_stride = own || aligned_repeat ? in_stride : stride;
+  const int map = own ? s.map : 1 - s.map;  // each location is read before it is written, so in place if it can be
+  float* out = s.maps[map].get();
+  uint8_t* bits = s.bits[1 - s.packed].get();
+  const size_t act_row = next && !next->real ? next->reading.words() * static_cast<size_t>(isa_->act_bytes) : 0;
+  const float* bias = unit.embedding ? s.bias.get() : unit.bias.get();
+  const size_t branches = std::max<size_t>(1, unit.weights.size());
+  s.summed = next && next->embedding;
+  if (s.summed) std::fill_n(s.sums.get(), s.members * s.widest, 0.0);
+
+  auto finish = [&](size_t begin, size_t end, size_t block, int groups, const int32_t* differing, const float* products,
+                    const int* borders, int member) {
+    Epilogue e{};
+    e.pixels = static_cast<int>(end - begin), e.groups = groups, e.branches = static_cast<int>(branches);
+    e.differing = differing, e.real = products;
+    const size_t o = block * kBlock;
+    e.scale = unit.scale.get() + o, e.scale_stride = round_up(unit.outputs, kBlock);
+    e.bias = bias + o, e.slope = unit.slope.get() + o, e.shift = unit.shift.get() + o;
+    for (int g = 0; g < groups; ++g) e.residual_offset[g] = (o + g * kGroup) % period;
+    e.threshold = fused ? next->threshold.get() + o : nullptr;
+    e.sums = s.summed ? s.sums.get() + member * s.widest + o : nullptr;
+    for (int p = 0; p < e.pixels; ++p) {
+      if (differing) e.base[p] = unit.weights.front().base(borders[p]) + o;
+      e.residual[p] = residual + (begin + p) * residual_stride;
+      e.out[p] = out + (begin + p) * stride + o;
+      if (fused) e.bits[p] = bits + (begin + p) * act_row + o / kGroup * isa_->act_bytes;
+    }
+    isa_->epilogue(e);
+  };
+
+  if (unit.real) {
+    const Tiles tiles(locations);
+    loop(team, tiles.count, [&](size_t first, size_t last, int member) {
+      alignas(64) float products[kTile * kBlock];
+      for (size_t tile = first; tile < last; ++tile) {
+        const size_t begin = tiles.begin(tile), end = tiles.begin(tile + 1);
+        for (size_t block = 0; block * kBlock < stride; ++block) {
+          const int groups = groups_of(unit.outputs, block);
+          for (size_t i = begin; i < end; ++i)
+            std::copy_n(real + i * stride + block * kBlock, groups * kGroup, products + (i - begin) * kBlock);
+          finish(begin, end, block, groups, nullptr, products, nullptr, member);
+        }
+      }
+    });
+  } else {
+    const PackedMap packed{s.acts(), s.no_bits.get(), in.height, in.width,
+                           unit.reading.words() * static_cast<size_t>(isa_->act_bytes)};
+    const Counting counting{isa_, &unit.weights, &unit.branches, &unit.reading, unit.outputs, size.height, size.width};
+    counting.run(packed, team,
+                 [&](size_t begin, size_t end, size_t block, int groups, const int32_t* differing, const int* borders,
+                     int member) { finish(begin, end, block, groups, differing, nullptr, borders, member); });
+  }
+  s.map = map;
+  s.packed = 1 - s.packed;
+  if (!fused && next && !next->real) ready_bits(*next, size, s, team);
+}
+
+void Plan::run_head(Size size, Workspace& s, Team* team, float* logits) const {
+  const size_t locations = static_cast<size_t>(size.height) * size.width;
+  const size_t stride = round_up(head_.depth, kGroup);
+  std::fill_n(s.context.get(), stride, 0.0);
+  for (size_t i = 0; i < locations; ++i)
+    for (size_t c = 0; c < stride; ++c) s.context[c] += static_cast<double>(s.floats()[i * stride + c]);
+  for (int c = 0; c < head_.depth; ++c) s.features[c] = static_cast<float>(s.context[c] / static_cast<double>(locations));
+  loop(team, head_.blocks(), [&](size_t first, size_t last, int) {
+    const float* row = s.features.get();
+    alignas(64) float out[kTile * kBlock];
+    for (size_t b = first; b < last; ++b) {
+      isa_->real(&row, head_.depth, 1, head_.packed.get() + b * head_.depth * kBlock, groups_of(head_.outputs, b), out);
+      for (size_t o = b * kBlock; o < std::min<size_t>(head_.outputs, (b + 1) * kBlock); ++o)
+        logits[o] = out[o - b * kBlock] + head_bias_[o];
+    }
+  });
+}
+
+void Plan::run_image(const float* image, Workspace& s, Team* team, float* logits, std::vector<Traced>* traced,
+                     bool values) const {
+  using Clock = std::chrono::steady_clock;
+  auto start = Clock::now();
+  auto record = [&](const std::string& name, int channels, Size size) -> Traced& {
+    const auto now = Clock::now();
+    Traced& t = traced->emplace_back();
+    t.name = name, t.nanoseconds = std::chrono::duration_cast<std::chrono::nanoseconds>(now - start).count();
+    t.channels = channels, t.height = size.height, t.width = size.width;
+    if (values) {
+      const size_t stride = round_up(channels, kGroup), locations = static_cast<size_t>(size.height) * size.width;
+      t.output.resize(channels * locations);
+      for (size_t i = 0; i < locations; ++i)
+        for (int c = 0; c < channels; ++c) t.output[c * locations + i] = s.floats()[i * stride + c];
+    }
+    return t;
+  };
+  Size size = run_stem(image, s, team);
+  if (traced) record("stem", stem_.outputs, size);
+  for (size_t u = 0; u < units_.size(); ++u) {
+    const Unit& unit = units_[u];
+    const Unit* next = u + 1 < units_.size() ? &units_[u + 1] : nullptr;
+    Traced before;
+    if (traced && values && !unit.real) {
+      const size_t locations = static_cast<size_t>(size.height) * size.width, words = unit.reading.words();
+      before.inputs = unit.reading.channels, before.in_height = size.height, before.in_width = size.width;
+      before.bits.resize(before.inputs * locations);
+      std::vector<uint32_t> plain(words);
+      for (size_t i = 0; i < locations; ++i) {
+        isa_->decode(s.acts() + i * words * isa_->act_bytes, plain.data(), words);
+        for (int c = 0; c < before.inputs; ++c) {
+          const size_t place = bit_place(unit.reading, c);
+          before.bits[c * locations + i] = plain[place / 32] >> (place % 32) & 1;
+        }
+      }
+      const float* thresholds = unit.embedding ? s.thresholds.get() : unit.threshold.get();
+      before.thresholds.assign(thresholds, thresholds + before.inputs);
+    }
+    start = traced ? Clock::now() : start;
+    run_unit(unit, next, size, s, team);
+    if (traced) {
+      Traced& t = record(unit.name, unit.outputs, size);
+      t.inputs = before.inputs, t.in_height = before.in_height, t.in_width = before.in_width;
+      t.bits = std::move(before.bits), t.thresholds = std::move(before.thresholds);
+    }
+  }
+  start = traced ? Clock::now() : start;
+  run_head(size, s, team, logits);
+  if (traced) {
+    traced->emplace_back().name = "head";
+    traced->back().nanoseconds = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
+  }
+}
+
+void Plan::run(const float* images, size_t count, int height, int width, float* logits) {
+  const std::unique_lock lock(team_free_, std::try_to_lock);
+  // Whoever finds the team at work goes alone: with many callers there is no core left to share a call with.
+  const int threads = lock.owns_lock() ? team_.threads() : 1;
+  const size_t pixels = static_cast<size_t>(stem_.channels) * height * width;
+  std::vector<std::unique_ptr<Workspace>> spaces;
+  const size_t by_image = threads > 1 ? count / threads * threads : count;
+  for (size_t m = 0; m < (by_image ? static_cast<size_t>(threads) : 1); ++m) {
+    spaces.push_back(take());
+    prepare(*spaces.back(), height, width, threads);
+  }
+  // Many images: each member takes whole ones. The rest, or a single one, is shared unit by unit.
+  loop(threads > 1 ? &team_ : nullptr, by_image, [&](size_t first, size_t last, int member) {
+    for (size_t i = first; i < last; ++i)
+      run_image(images + i * pixels, *spaces[member], nullptr, logits + i * classes(), nullptr, false);
+  });
+  for (size_t i = by_image; i < count; ++i)
+    run_image(images + i * pixels, *spaces[0], &team_, logits + i * classes(), nullptr, false);
+  for (auto& space : spaces) give_back(std::move(space));
+}
+
+std::vector<Traced> Plan::trace(const float* image, int height, int width, bool values, float* logits) {
+  const std::unique_lock lock(team_free_);
+  auto space = take();
+  prepare(*space, height, width, team_.threads());
+  std::vector<Traced> traced;
+  run_image(image, *space, team_.threads() > 1 ? &team_ : nullptr, logits, &traced, values);
+  give_back(std::move(space));
+  return traced;
+}
+
+namespace {
+
+// Bits of 64-bit words in this set's form.
+Buffer<uint8_t> encoded(const Isa& isa, Team& team, const uint64_t* bits, size_t locations, const Reading& reading) {
+  const size_t words = reading.words(), stride = (reading.channels + 63) / 64;
+  Buffer<uint8_t> acts(locations * words * isa.act_bytes);
+  team.loop(locations, [&](size_t first, size_t last, int) {
+    std::vector<uint32_t> plain(2 * stride), apart(words);
+    for (size_t i = first; i < last; ++i) {
+      std::memcpy(plain.data(), bits + i * stride, 8 * stride);
+      if (reading.channels % 32) plain[reading.channels / 32] &= (1u << (reading.channels % 32)) - 1;
+      if (reading.quartered) quarter(plain.data(), reading.channels, reading.quarter_words(), apart.data());
+      isa.encode(reading.quartered ? apart.data() : plain.data(), acts.get() + i * words * isa.act_bytes, words);
+    }
+  });
+  return acts;
+}
+
+}  // namespace
+
+Product::Product(const std::string& isa, int threads, const uint8_t* bits, int outputs, const Reading& reading,
+                 std::vector<Branch> branches)
+    : isa_(&required(isa)), team_(threads), outputs_(outputs), reading_(reading), branches_(std::move(branches)) {
+  const size_t bytes = static_cast<size_t>(outputs) * reading.kernel * reading.kernel * ((reading.channels + 7) / 8);
+  for (size_t b = 0; b < std::max<size_t>(1, branches_.size()); ++b)
+    weights_.emplace_back(*isa_, bits + b * bytes, outputs, reading);
+}
+
+void Product::run(const uint64_t* bits, int count, int height, int width, int32_t* out) {
+  const size_t inside = static_cast<size_t>(height) * width, row = reading_.words() * static_cast<size_t>(isa_->act_bytes);
+  const Buffer<uint8_t> acts = encoded(*isa_, team_, bits, count * inside, reading_);
+  const Buffer<uint8_t> zeros(row);
+  const int out_height = size(height), out_width = size(width);
+  const size_t locations = static_cast<size_t>(out_height) * out_width;
+  const Counting counting{isa_, &weights_, &branches_, &reading_, outputs_, out_height, out_width};
+  for (int n = 0; n < count; ++n)
+    counting.run({acts.get() + n * inside * row, zeros.get(), height, width, row}, &team_,
+                 [&](size_t begin, size_t end, size_t block, int, const int32_t* differing, const int* borders, int) {
+                   const size_t o = block * kBlock, columns = std::min<size_t>(kBlock, outputs_ - o);
+                   for (size_t b = 0; b < weights_.size(); ++b)
+                     for (size_t i = begin; i < end; ++i) {
+                       const int32_t* base = weights_[b].base(borders[i - begin]) + o;
+                       const int32_t* from = differing + (b * kTile + (i - begin)) * kBlock;
+                       int32_t* to = out + ((b * count + n) * locations + i) * outputs_ + o;
+                       for (size_t j = 0; j < columns; ++j) to[j] = base[j] - 2 * from[j];
+                     }
+                 });
+}
+
+void pack_signs(const std::string& name, const float* x, int count, int channels, int height, int width,
+                const float* thresholds, bool per_image, uint64_t* bits) {
+  const size_t locations = static_cast<size_t>(height) * width, groups = round_up(channels, kGroup) / kGroup;
+  const size_t words = (channels + 63) / 64;
+  const Isa& isa = required(name);
+  std::vector<float> row(groups * kGroup), limits(groups * kGroup, std::numeric_limits<float>::infinity());
+  std::vector<uint8_t> acts(groups * isa.act_bytes);
+  std::vector<uint32_t> plain(2 * words);
+  for (size_t i = 0; i < count * locations; ++i) {
+    const size_t n = i / locations, at = i % locations;
+    for (int c = 0; c < channels; ++c) row[c] = x[(n * channels + c) * locations + at];
+    std::copy_n(thresholds + (per_image ? n * channels : 0), channels, limits.data());
+    isa.pack(row.data(), limits.data(), acts.data(), groups);
+    isa.decode(acts.data(), plain.data(), groups);
+    std::memcpy(bits + i * words, plain.data(), 8 * words);
+  }
+}
+
+}  // namespace bcdnet

@@ -1,0 +1,80 @@
+// AVX-512 with VPOPCNTDQ. A vector holds 32 input channels of 16 output channels; an activation word is broadcast
+// against it: xor, popcount, add make 512 multiply-accumulates of three instructions, and because each lane keeps its
+// own output channel there is no horizontal sum and the counts are where the epilogue wants them. A tile of 6 locations
+// by 64 channels keeps 24 sums and 4 vectors of weights in the 32 registers: ten loads feed 72 arithmetic
+// instructions, so the arithmetic units are the limit (carry-save adders need as many instructions as they spare).
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "isa.h"
+
+namespace bcdnet {
+namespace {
+
+using V = __m512;
+constexpr int kLanes = 16;
+constexpr int kRealVectors = 2;
+
+#include "plain_words.inl"
+
+inline V load(const float* x) { return _mm512_loadu_ps(x); }
+inline void store(float* x, V v) { _mm512_storeu_ps(x, v); }
+inline V set1(float x) { return _mm512_set1_ps(x); }
+inline V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+inline V mul(V a, V b) { return _mm512_mul_ps(a, b); }
+inline V add(V a, V b) { return _mm512_add_ps(a, b); }
+inline V keep_positive(V u, V v) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(u, _mm512_setzero_ps(), _CMP_GE_OQ), v, u);
+}
+inline uint32_t at_least(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+inline V dots(const int32_t* base, const int32_t* differing) {
+  const __m512i d = _mm512_loadu_si512(differing);
+  return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(base), _mm512_add_epi32(d, d)));
+}
+inline void add_sums(V y, double* sums) {
+  const __m512d round = _mm512_set1_pd(kRound);
+  const __m256 halves[2] = {_mm512_castps512_ps256(y), _mm512_extractf32x8_ps(y, 1)};
+  for (int h = 0; h < 2; ++h) {
+    const __m512d exact = _mm512_sub_pd(_mm512_add_pd(_mm512_cvtps_pd(halves[h]), round), round);
+    _mm512_storeu_pd(sums + 8 * h, _mm512_add_pd(_mm512_loadu_pd(sums + 8 * h), exact));
+  }
+}
+
+#include "loops.inl"
+
+template <int kPixels, int kGroups>
+struct Differing {
+  static void run(const uint8_t* const* rows, int segments, int words, const uint8_t* weights, int32_t* out) {
+    constexpr int kVectors = 2 * kGroups;
+    __m512i sums[kPixels][kVectors];
+    for (int p = 0; p < kPixels; ++p)
+      for (int v = 0; v < kVectors; ++v) sums[p][v] = _mm512_setzero_si512();
+    for (int s = 0; s < segments; ++s, rows += kTile) {
+      const uint8_t* row[kPixels];
+      for (int p = 0; p < kPixels; ++p) row[p] = rows[p];
+      for (int w = 0; w < words; ++w, weights += 4 * kBlock) {
+        __m512i weight[kVectors];
+        for (int v = 0; v < kVectors; ++v) weight[v] = _mm512_load_si512(weights + 64 * v);
+        for (int p = 0; p < kPixels; ++p) {
+          const __m512i a = _mm512_set1_epi32(static_cast<int>(word_at(row[p], w)));
+          for (int v = 0; v < kVectors; ++v)
+            sums[p][v] = _mm512_add_epi32(sums[p][v], _mm512_popcnt_epi32(_mm512_xor_si512(a, weight[v])));
+        }
+      }
+    }
+    for (int p = 0; p < kPixels; ++p)
+      for (int v = 0; v < kVectors; ++v) _mm512_storeu_si512(out + p * kBlock + 16 * v, sums[p][v]);
+  }
+};
+
+void differing(const uint8_t* const* rows, int segments, int words, int pixels, const uint8_t* weights, int groups,
+               int32_t* out) {
+  by_size<Differing>(pixels, groups, rows, segments, words, weights, out);
+}
+
+}  // namespace
+
+extern const Isa kAvx512{"avx512", kActBytes, 4 * kBlock, encode, decode, pack_weights, differing, real, epilogue, pack};
+
+}  // namespace bcdnet
