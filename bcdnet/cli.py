@@ -19,23 +19,41 @@ from rich.table import Table
 from tqdm import tqdm
 
 from bcdnet import evaluate as evaluation
+from bcdnet import bench as benchmarks
+from bcdnet import kernels
 from bcdnet.checkpoint import load, save
 from bcdnet.cost import network_cost
 from bcdnet.data import ImageError, decode_image, open_dataset
+from bcdnet.engine import Engine as PackedEngine
+from bcdnet.engine import is_packed, load_engine, pack
 from bcdnet.published import KeyMismatch, import_published
 from bcdnet.variants import VARIANTS, get_config
 
-ENGINES = ("float",)
+ENGINES = ("float", "packed")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Checkpoint = Annotated[Path, typer.Argument(metavar="CKPT", help="A .safetensors checkpoint.")]
-Engine = Annotated[str, typer.Option(metavar="|".join(ENGINES), help="What computes the logits.")]
+Model = Annotated[Path, typer.Argument(metavar="CKPT", help="A .safetensors checkpoint, or a packed network.")]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(ENGINES),
+        help="What computes the logits: the float simulation or the XNOR kernels; by default what the file is for.",
+        show_default=False,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=kernels.MAX_THREADS, help="Cores for the packed engine; all by default.", show_default=False
+    ),
+]
 
 
 class UsageError(ValueError):
-    """An option's value that this release does not take."""
+    """An option's value that there is not, or that does not fit the file."""
 
 
 @app.callback(help="Binary networks of the BCDNet family: list, count, import, run, measure and train them.")
@@ -99,17 +117,17 @@ def import_checkpoint(
 
 @app.command()
 def predict(
-    checkpoint: Checkpoint,
+    checkpoint: Model,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, WebP, GIF, BMP or TIFF.")],
-    engine: Engine = "float",
+    engine: Engine = None,
+    threads: Threads = None,
     topk: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     as_json: Json = False,
 ) -> None:
     """Classify pictures."""
-    _check_engine(engine)
-    model = load(checkpoint)
+    model = _classifier(checkpoint, engine, threads)
     preprocess, names = evaluation.model_preprocess(model), evaluation.class_names(model)
-    document = []
+    document: list[dict[str, Any]] = []
     for path in images:
         try:
             decoded = decode_image(path)
@@ -133,15 +151,15 @@ def predict(
 
 @app.command()
 def evaluate(
-    checkpoint: Checkpoint,
+    checkpoint: Model,
     data: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="fashion-mnist, or a folder of class folders.")],
-    engine: Engine = "float",
+    engine: Engine = None,
+    threads: Threads = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 256,
     as_json: Json = False,
 ) -> None:
     """Measure the accuracy on a test set, in percent, with a 95 % interval (Wilson) of top-1."""
-    _check_engine(engine)
-    model, dataset = load(checkpoint), open_dataset(data)
+    model, dataset = _classifier(checkpoint, engine, threads), open_dataset(data)
     for note in dataset.notes:
         print(note, file=sys.stderr)
     with tqdm(total=len(dataset), unit="image", file=sys.stderr, disable=None, leave=False) as bar:
@@ -150,6 +168,76 @@ def evaluate(
     low, high = result.ci95
     sentence = f"top-1 {result.top1:.2f} % [{low:.2f}, {high:.2f}], top-5 {result.top5:.2f} %, {result.n:,} images"
     _show(document, as_json, lambda: print(sentence))
+
+
+@app.command("pack")
+def pack_checkpoint(
+    checkpoint: Checkpoint,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The packed file to write.")],
+    as_json: Json = False,
+) -> None:
+    """Pack a trained 1/1 network: weights as bits, everything else folded, for the XNOR kernels."""
+    engine = pack(load(checkpoint), threads=1)
+    engine.save(out)
+    size = out.stat().st_size
+    document = {"bytes": size, "binary_params": engine.binary_params, "real_params": engine.real_params}
+    smaller = checkpoint.stat().st_size / size
+    sentence = (
+        f"Wrote {out}: {size:,} bytes, 1/{smaller:.1f} of the checkpoint, with {engine.binary_params:,} weights of one "
+        f"bit and {engine.real_params:,} real numbers."
+    )
+    _show(document, as_json, lambda: print(sentence))
+
+
+@app.command()
+def bench(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="CKPT|VARIANT", help="A checkpoint, or a name from `bcdnet list` for random weights."),
+    ],
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side of the square image in pixels; the network's own by default.", show_default=False),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=kernels.MAX_THREADS, help="Cores for every runtime.")] = 1,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar=" ".join(benchmarks.PEERS), help="Time the same network in float too; one or several."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Time the packed engine of a 1/1 network, layer by layer, and the same network in float beside it."""
+    # `--against torch onnxruntime` leaves all names but the first among the arguments.
+    peers = [name for value in against or [] for name in value.replace(",", " ").split()]
+    if peers:
+        peers += [word for word in words if word in benchmarks.PEERS]
+        words = [word for word in words if word not in benchmarks.PEERS]
+    if len(words) != 1:
+        raise UsageError(f"name one checkpoint or variant, not {', '.join(words) or 'none'}; see `bcdnet bench --help`.")
+    size = None if image_size is None else (image_size, image_size)
+    path = Path(words[0])
+    if words[0] not in VARIANTS and (path.suffix or path.exists()):
+        model = load(path)
+    else:
+        config = get_config(words[0])
+        model = benchmarks.lively_network(config if size is None else config.replace(image_size=size))
+    # Runtimes print where they like; stdout is for the result.
+    with redirect_stdout(sys.stderr):
+        document = benchmarks.benchmark(
+            model, size, batch, threads, peers, progress=lambda sentence: print(f"bench: {sentence}", file=sys.stderr)
+        )
+
+    def human() -> None:
+        _table(document["layers"], title="Layers of the engine, one image")
+        rows = [
+            {"runtime": name, **{key: detail[key] for key in ("runs", "median", "p10", "p90")}}
+            for name, detail in document["details"].items()
+        ]
+        _table(rows, title=f"Milliseconds for {batch} image(s), {threads} thread(s), {document['cpu']}")
+        print(kernels.describe())
+
+    _show(document, as_json, human)
 
 
 @app.command()
@@ -197,11 +285,21 @@ def _complain(error: Exception) -> int:
     return status
 
 
-def _check_engine(engine: str) -> None:
-    if engine == "packed":
-        raise UsageError("the packed engine is not part of this release; use --engine float.")
-    if engine not in ENGINES:
+def _classifier(path: Path, engine: str | None, threads: int | None) -> evaluation.Classifier:
+    """The network or the packed engine in a file; a checkpoint is packed on the way if the engine is asked for."""
+    if engine not in (None, *ENGINES):
         raise UsageError(f"there is no engine {engine!r}; use --engine {' or '.join(ENGINES)}.")
+    if is_packed(path):
+        if engine == "float":
+            raise UsageError(f"{path.name} is packed, so only --engine packed runs it; name its checkpoint instead.")
+        model: evaluation.Classifier = load_engine(path, threads)
+    else:
+        model = load(path)
+        if engine == "packed":
+            model = pack(model, threads)
+    if isinstance(model, PackedEngine):
+        print(kernels.describe(), file=sys.stderr)
+    return model
 
 
 def _show(document: Any, as_json: bool, human: Callable[[], None]) -> None:

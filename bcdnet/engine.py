@@ -175,6 +175,12 @@ def load_engine(path: str | Path, threads: int | None = None, max_bytes: int = M
     return Engine(config, card, tensors, threads)
 
 
+def is_packed(path: str | Path, max_bytes: int = MAX_BYTES) -> bool:
+    """Whether a file says that it is a packed network; CheckpointError if it is no safetensors file at all."""
+    with open_file(path, max_bytes) as file:
+        return (file.metadata() or {}).get("format") == FORMAT
+
+
 @dataclass(frozen=True)
 class PackedUnit:
     """The shape of one fused unit.

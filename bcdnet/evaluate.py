@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,10 @@ from torch import nn
 
 from bcdnet.checkpoint import CheckpointError
 from bcdnet.data import DataError, Dataset, Preprocess
+from bcdnet.engine import Engine
 from bcdnet.model import Network
+
+Classifier = Network | Engine
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Result:
 
 
 def evaluate(
-    model: Network,
+    model: Classifier,
     dataset: Dataset,
     batch_size: int = 256,
     progress: Callable[[int, int], object] | None = None,
@@ -38,7 +41,7 @@ def evaluate(
     """Classify every image once, in eval mode; the network's modes are restored.
 
     Args:
-        model: on any device, in any floating dtype.
+        model: a network on any device, in any floating dtype, or a packed engine.
         dataset: its classes are matched to the card's by name, so their order does not matter.
         batch_size: images at once.
         progress: called with (images done, images in all) after every batch.
@@ -54,11 +57,15 @@ def evaluate(
     n = len(dataset)
     if not n:
         raise DataError(f"the data set {dataset.name} holds no images.")
-    parameter = next(model.parameters())
+    mode: AbstractContextManager[None]
+    if isinstance(model, Engine):
+        parameter, mode = torch.zeros(()), nullcontext()
+    else:
+        parameter, mode = next(model.parameters()), evaluating(model)
     k = min(5, model.config.num_classes)
     hits1 = hits5 = 0
     predictions: list[torch.Tensor] = []
-    with evaluating(model), torch.no_grad():
+    with mode, torch.no_grad():
         for x, y in dataset.batches(preprocess, batch_size):
             top = model(x.to(parameter)).topk(k, dim=1).indices.cpu()  # (N, C, H, W) -> (N, k)
             hits = top == our_label[y][:, None]
@@ -89,7 +96,7 @@ def wilson_interval(hits: int, n: int, z: float = 1.959963984540054) -> tuple[fl
     return 100 * low if hits else 0.0, 100 * high if hits < n else 100.0
 
 
-def model_preprocess(model: Network) -> Preprocess:
+def model_preprocess(model: Classifier) -> Preprocess:
     """The preprocessing that the network's card describes; CheckpointError if there is none or it is impossible."""
     try:
         return Preprocess.from_dict(model.card["preprocess"])
@@ -97,7 +104,7 @@ def model_preprocess(model: Network) -> Preprocess:
         raise CheckpointError(f"the checkpoint's card does not say how images are prepared ({error}).") from error
 
 
-def class_names(model: Network) -> list[str]:
+def class_names(model: Classifier) -> list[str]:
     """The card's class names, or "class 0", "class 1" … where it has not one for each logit."""
     return _card_names(model) or [f"class {index}" for index in range(model.config.num_classes)]
 
@@ -114,12 +121,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _card_names(model: Network) -> list[str] | None:
+def _card_names(model: Classifier) -> list[str] | None:
     names = model.card.get("classes")
     return names if isinstance(names, list) and len(names) == model.config.num_classes else None
 
 
-def _match_classes(model: Network, dataset: Dataset) -> list[int]:
+def _match_classes(model: Classifier, dataset: Dataset) -> list[int]:
     """For each class of the data set its index among the network's."""
     names = _card_names(model)
     if names is None:

@@ -121,6 +121,37 @@ def test_evaluate(run, checkpoint: Path, pictures: Path) -> None:
     assert "3 images" in run("evaluate", checkpoint, "--data", pictures).out
 
 
+def test_a_packed_network_predicts_and_is_measured_like_its_checkpoint(
+    run, checkpoint: Path, pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "packed.safetensors"
+    document = run("pack", checkpoint, "-o", out, "--json").json()
+    packed = bcdnet.load_engine(out)
+    assert document == {
+        "bytes": out.stat().st_size,
+        "binary_params": sum(p.numel() for n, p in bcdnet.load(checkpoint).named_parameters() if ".op." in n),
+        "real_params": packed.real_params,
+    }
+    assert 8 * document["bytes"] > document["binary_params"]
+    image = pictures / "Bag" / "1.png"
+    [of_file] = run("predict", out, image, "--threads", 1, "--json").json()
+    [on_the_way] = run("predict", checkpoint, image, "--engine", "packed", "--json").json()
+    [simulated] = run("predict", checkpoint, image, "--json").json()
+    assert of_file == on_the_way
+    np.testing.assert_allclose(of_file["logits"], simulated["logits"], rtol=0, atol=1e-4)
+    measured = run("evaluate", out, "--data", pictures, "--json")
+    assert measured.json() == run("evaluate", checkpoint, "--data", pictures, "--json").json()
+    assert "XNOR kernels" in measured.err or "reference" in measured.err
+    assert "weights of one bit" in run("pack", checkpoint, "-o", out).out
+    for arguments, words in [
+        (("predict", out, image, "--engine", "float"), "only --engine packed runs it"),
+        (("pack", out, "-o", tmp_path / "again.safetensors"), "a packed network, which only the packed engine runs"),
+        (("pack", checkpoint, "-o", tmp_path / "none" / "x.safetensors"), "cannot be written"),
+        (("predict", checkpoint, image, "--engine", "packed", "--threads", 0), "--threads"),
+    ]:
+        assert words in run(*arguments).complaint()
+
+
 def published_file(path: Path, leave_out: str = "") -> Path:
     torch.manual_seed(0)
     config = get_config("bcdnet_a")
@@ -192,8 +223,6 @@ def test_bad_usage_and_bad_input(run, checkpoint: Path, pictures: Path, tmp_path
         (("predict", checkpoint, picture, "--topk", "0"), "--topk"),
         (("predict", picture, picture), "is not a safetensors file"),
         (("predict", tmp_path, picture), "is a folder"),
-        (("predict", checkpoint, picture, "--engine", "packed"), "packed engine is not part of this release"),
-        (("evaluate", checkpoint, "--data", pictures, "--engine", "packed"), "packed engine is not part of this"),
         (("evaluate", checkpoint, "--data", pictures, "--engine", "gpu"), "no engine 'gpu'; use --engine float"),
         (("evaluate", checkpoint), "--data"),
         (("evaluate", checkpoint, "--data", "imagenet"), "neither a folder nor a known data set"),
