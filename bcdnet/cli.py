@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from bcdnet import evaluate as evaluation
 from bcdnet import bench as benchmarks
+from bcdnet import evaluate as evaluation
 from bcdnet import kernels
 from bcdnet.checkpoint import load, save
 from bcdnet.cost import network_cost
@@ -197,7 +197,9 @@ def bench(
     ],
     image_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Side of the square image in pixels; the network's own by default.", show_default=False),
+        typer.Option(
+            min=1, help="Side of the square image in pixels; the network's own by default.", show_default=False
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
     threads: Annotated[int, typer.Option(min=1, max=kernels.MAX_THREADS, help="Cores for every runtime.")] = 1,
@@ -214,7 +216,9 @@ def bench(
         peers += [word for word in words if word in benchmarks.PEERS]
         words = [word for word in words if word not in benchmarks.PEERS]
     if len(words) != 1:
-        raise UsageError(f"name one checkpoint or variant, not {', '.join(words) or 'none'}; see `bcdnet bench --help`.")
+        raise UsageError(
+            f"name one checkpoint or variant, not {', '.join(words) or 'none'}; see `bcdnet bench --help`."
+        )
     size = None if image_size is None else (image_size, image_size)
     path = Path(words[0])
     if words[0] not in VARIANTS and (path.suffix or path.exists()):
@@ -229,7 +233,8 @@ def bench(
         )
 
     def human() -> None:
-        _table(document["layers"], title="Layers of the engine, one image")
+        keys = dict.fromkeys(key for layer in document["layers"] for key in layer)
+        _table([{key: layer.get(key, "") for key in keys} for layer in document["layers"]], title="Layers, one image")
         rows = [
             {"runtime": name, **{key: detail[key] for key in ("runs", "median", "p10", "p90")}}
             for name, detail in document["details"].items()
