@@ -27,6 +27,7 @@ except ImportError:  # installed without a compiler
 
 REFERENCE = "reference"
 MAX_THREADS = 1024
+MAX_DISTANCE = 65_536  # tokens: no side of a map is longer
 
 _forced: ContextVar[str | None] = ContextVar("forced instruction set", default=None)
 
@@ -104,7 +105,7 @@ class Product:
         threads: how many compute.
 
     Raises:
-        KernelError: weights that are of another shape or type.
+        KernelError: weights of another shape or type, or another option that is out of its range.
     """
 
     def __init__(
@@ -124,6 +125,9 @@ class Product:
             raise KernelError(f"branches {branches!r} do not fit {len(weight)} sets of weights.")
         if set(branches) & set("SL") and channels % 4:
             raise KernelError(f"the branches of an MLP need channels in multiples of 4, not {channels}.")
+        if long_range != "half" and not (isinstance(long_range, int) and 0 < long_range <= MAX_DISTANCE):
+            raise KernelError(f"long_range must be 1 to {MAX_DISTANCE:,} tokens or 'half', not {long_range!r}.")
+        check_threads(threads)
         self.isa, self.channels, self.stride, self.branches = active(), channels, stride, branches
         self.long_range, self.kernel, self.weight = long_range, 3 if taps == 9 else 1, weight.contiguous()
         self.outputs = weight.shape[1] if branches else weight.shape[0]
@@ -132,7 +136,7 @@ class Product:
         if self.isa != REFERENCE:
             array = self.weight.numpy()
             sizes = (self.outputs, channels, self.kernel, stride, branches, distance)
-            self._native = _native.Product(self.isa, check_threads(threads), array, *sizes)
+            self._native = _native.Product(self.isa, threads, array, *sizes)
 
     def __call__(self, bits: Tensor) -> Tensor:
         """int64 (N, H, W, ceil(C/64)) -> int32 (N, H/stride, W/stride, O), for an MLP (branches, N, H, W, O)."""
