@@ -221,7 +221,8 @@ def describe(
 def skeleton(config: Config, n_tensors: int, name: str) -> Network:
     """The network without memory for its weights; CheckpointError if it would be larger than ``n_tensors`` allow."""
     # A damaged configuration could ask for billions of units; each one that is real brings tensors of its own.
-    replaced = max(1, config.mlp_groups) * config.mlps_per_conv
+    in_stages = sum(config.blocks[stage - 1] - 1 for stage in set(config.mlp_stages))
+    replaced = max(1, config.mlp_groups, in_stages) * config.mlps_per_conv
     if sum(config.blocks) + config.mlp_groups > n_tensors or replaced > n_tensors:
         raise CheckpointError(f"{name} describes more layers than it holds tensors.")
     try:

@@ -33,12 +33,14 @@ from bcdnet.checkpoint import (
     write_file,
 )
 from bcdnet.layers import BinaryConv2d, BinaryMLP, MixerBlock, Repeat, ResidualUnit
-from bcdnet.model import InputError, Network, map_sizes
-from bcdnet.variants import Config
+from bcdnet.model import InputError, Network, map_sizes, plan_units
+from bcdnet.variants import MAX_SIDE, Config
 
 FORMAT = "bcdnet-packed"
 VERSION = "1"
 HALF = ("reduce", "dynamic", "offset")
+#: Values that the largest map of one image may hold: 1 GiB of float32.
+MAX_MAP = 2**28
 
 
 class PackError(ValueError):
@@ -84,7 +86,13 @@ class Engine:
         self.isa = kernels.active()
         self.threads = kernels.check_threads(threads or os.cpu_count() or 1)
         self._tensors = dict(tensors)
-        self._plan = build_plan(kernels.plan(self.threads), config, tensors)
+        try:
+            self._plan = build_plan(kernels.plan(self.threads), config, tensors)
+        except MemoryError as error:
+            raise PackError("the packed network needs more memory than there is.") from error
+        # Values a token of each map holds; before it is pooled, the stem's map is four times as large.
+        stem = config.scaled(config.stem_channels) * (4 if config.stem_pool else 1)
+        self._values = {"stem": stem} | {unit.name: unit.outputs for unit in plan_units(config)}
 
     def __call__(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W), normalised, any size that the strides allow -> logits (N, num_classes), float32.
@@ -93,8 +101,12 @@ class Engine:
             InputError: another shape or type, or a value that is not finite.
         """
         images = self._checked(x)
-        logits = np.empty((len(images), self.config.num_classes), np.float32)
-        if len(images) and not self._plan.run(images, logits):
+        try:
+            logits = np.empty((len(images), self.config.num_classes), np.float32)
+            finite = not len(images) or self._plan.run(images, logits)
+        except MemoryError as error:
+            raise InputError(_too_large(images)) from error
+        if not finite:
             raise InputError("the image holds values that are not finite.")
         return torch.from_numpy(logits)
 
@@ -109,7 +121,10 @@ class Engine:
             raise InputError(f"a trace takes one image, not {len(image)}.")
         if not np.isfinite(image).all():
             raise InputError("the image holds values that are not finite.")
-        rows = self._plan.trace(image, values)
+        try:
+            rows = self._plan.trace(image, values)
+        except MemoryError as error:
+            raise InputError(_too_large(image)) from error
         as_tensor = lambda array: None if array is None else torch.from_numpy(array)  # noqa: E731
         return [LayerTrace(name, seconds, *map(as_tensor, arrays)) for name, seconds, *arrays in rows]
 
@@ -136,8 +151,23 @@ class Engine:
         if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != channels or x.dtype != torch.float32:
             found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"the engine takes float32 images of shape (N, {channels}, H, W), not {found}.")
-        map_sizes(self.config, (x.shape[2], x.shape[3]))
-        return x.detach().cpu().contiguous().numpy()
+        sizes = map_sizes(self.config, (x.shape[2], x.shape[3]))
+        if 0 in x.shape[2:]:
+            raise InputError(f"an image of {x.shape[2]}x{x.shape[3]} pixels is empty.")
+        largest = max(height * width * self._values[name] for name, (height, width) in sizes.items())
+        if max(x.shape[2:]) > MAX_SIDE or largest > MAX_MAP:
+            raise InputError(
+                f"an image of {x.shape[2]}x{x.shape[3]} pixels is too large for the engine, which takes sides of up to "
+                f"{MAX_SIDE:,} pixels and maps of up to {MAX_MAP:,} values, not {largest:,}."
+            )
+        try:
+            return x.detach().cpu().resolve_conj().resolve_neg().contiguous().numpy()
+        except (RuntimeError, TypeError) as error:  # no memory, or a tensor without values, such as a sparse one
+            raise InputError(f"the images {tuple(x.shape)} cannot be read as one block of memory.") from error
+
+
+def _too_large(images: np.ndarray) -> str:
+    return f"images of shape {images.shape} need more memory than there is; use fewer or smaller ones."
 
 
 def pack(model: Network, threads: int | None = None) -> Engine:

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-#: Longest side of an image in pixels that a configuration may name.
+#: Longest side of an image in pixels; no stride, distance or number of colour channels is larger either.
 MAX_SIDE = 65_536
 PRECISIONS = ("32/32", "32/1", "1/32", "1/1")
 
@@ -104,6 +104,10 @@ class Config:
             value = getattr(self, name)
             kinds = int | float if name == "width" else int
             require(isinstance(value, kinds) and value > 0, f"{name} must be a positive number, not {value!r}.")
+        for name in ("in_channels", "stem_stride"):
+            value = getattr(self, name)
+            require(value <= MAX_SIDE, f"{name} must be at most {MAX_SIDE}, not {value}.")
+        require(isinstance(self.stem_pool, bool), f"stem_pool must be true or false, not {self.stem_pool!r}.")
         require(
             len(self.image_size) == 2 and all(isinstance(s, int) and 0 < s <= MAX_SIDE for s in self.image_size),
             f"image_size must be one or two numbers of pixels from 1 to {MAX_SIDE}, not {self.image_size!r}.",
@@ -123,8 +127,9 @@ class Config:
             f"branches must be letters P, S and L, such as PSL, not {self.branches!r}.",
         )
         require(
-            self.long_range == "half" or (isinstance(self.long_range, int) and self.long_range > 0),
-            f"long_range must be a positive whole number of tokens or 'half', not {self.long_range!r}.",
+            self.long_range == "half" or (isinstance(self.long_range, int) and 0 < self.long_range <= MAX_SIDE),
+            f"long_range must be a positive whole number of tokens, at most {MAX_SIDE}, or 'half', "
+            f"not {self.long_range!r}.",
         )
         require(
             all(1 <= s <= stages for s in self.mlp_stages),
