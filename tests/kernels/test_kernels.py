@@ -95,8 +95,18 @@ def mlp_operands(case: tuple, seed: int = 0) -> tuple[Tensor, Tensor, str, int, 
 # The reference against loops that share nothing with it
 
 
-@pytest.mark.parametrize("case", [(1, 1, 1, 1, 1, 3, 1), (2, 3, 5, 4, 3, 3, 1), (1, 65, 2, 5, 3, 3, 2),
-                                  (2, 9, 3, 4, 6, 3, 2), (1, 64, 3, 3, 3, 1, 1), (1, 7, 2, 5, 5, 1, 2)], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "case",
+    [
+        (1, 1, 1, 1, 1, 3, 1),
+        (2, 3, 5, 4, 3, 3, 1),
+        (1, 65, 2, 5, 3, 3, 2),
+        (2, 9, 3, 4, 6, 3, 2),
+        (1, 64, 3, 3, 3, 1, 1),
+        (1, 7, 2, 5, 5, 1, 2),
+    ],
+    ids=str,
+)
 def test_reference_convolution_by_hand(case: tuple[int, ...]) -> None:
     n, c, o, h, w, kernel, stride = case
     g, pad = random(*case), case[5] // 2
@@ -113,9 +123,19 @@ def test_reference_convolution_by_hand(case: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(found.numpy(), expected)
 
 
-@pytest.mark.parametrize("case", [(1, 4, 2, 1, 1, "PSL", "half"), (2, 8, 3, 4, 4, "PSL", "half"),
-                                  (1, 12, 2, 3, 5, "LSP", "half"), (1, 68, 2, 2, 7, "PSS", "half"),
-                                  (1, 8, 2, 5, 3, "PLL", 2), (1, 4, 1, 3, 3, "L", 7), (1, 5, 2, 3, 2, "PP", "half")], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "case",
+    [
+        (1, 4, 2, 1, 1, "PSL", "half"),
+        (2, 8, 3, 4, 4, "PSL", "half"),
+        (1, 12, 2, 3, 5, "LSP", "half"),
+        (1, 68, 2, 2, 7, "PSS", "half"),
+        (1, 8, 2, 5, 3, "PLL", 2),
+        (1, 4, 1, 3, 3, "L", 7),
+        (1, 5, 2, 3, 2, "PP", "half"),
+    ],
+    ids=str,
+)
 def test_reference_mlp_by_hand(case: tuple) -> None:
     n, c, o, h, w, branches, long_range = case
     g = random(n, c, o, h, w)
