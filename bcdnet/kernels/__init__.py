@@ -9,7 +9,7 @@ import functools
 import importlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -27,7 +27,9 @@ except ImportError:  # installed without a compiler
 
 REFERENCE = "reference"
 MAX_THREADS = 1024
-MAX_DISTANCE = 65_536  # tokens: no side of a map is longer
+MAX_SIDE = 65_536  # tokens
+#: Sums over nine taps of this many channels are far from the end of 32 bits.
+MAX_CHANNELS = 2**24
 
 _forced: ContextVar[str | None] = ContextVar("forced instruction set", default=None)
 
@@ -84,7 +86,10 @@ def pack_signs(x: Tensor, thresholds: Tensor) -> Tensor:
     """
     if x.ndim != 4 or 0 in x.shape[1:] or tuple(thresholds.shape) not in ((x.shape[1],), tuple(x.shape[:2])):
         raise KernelError(f"thresholds {tuple(thresholds.shape)} do not fit a map of shape {tuple(x.shape)}.")
-    x, thresholds = x.float().contiguous(), thresholds.float().contiguous()
+    if x.is_complex() or thresholds.is_complex():
+        raise KernelError("complex numbers have no sign.")
+    _check_sizes(x.shape[1], x.shape[2:])
+    x, thresholds = _plain(x).float(), _plain(thresholds).float()
     if active() == REFERENCE:
         return reference.pack_signs(x, thresholds)
     n, channels, height, width = x.shape
@@ -125,11 +130,12 @@ class Product:
             raise KernelError(f"branches {branches!r} do not fit {len(weight)} sets of weights.")
         if set(branches) & set("SL") and channels % 4:
             raise KernelError(f"the branches of an MLP need channels in multiples of 4, not {channels}.")
-        if long_range != "half" and not (isinstance(long_range, int) and 0 < long_range <= MAX_DISTANCE):
-            raise KernelError(f"long_range must be 1 to {MAX_DISTANCE:,} tokens or 'half', not {long_range!r}.")
+        if long_range != "half" and not (isinstance(long_range, int) and 0 < long_range <= MAX_SIDE):
+            raise KernelError(f"long_range must be 1 to {MAX_SIDE:,} tokens or 'half', not {long_range!r}.")
+        _check_sizes(channels, ())
         check_threads(threads)
         self.isa, self.channels, self.stride, self.branches = active(), channels, stride, branches
-        self.long_range, self.kernel, self.weight = long_range, 3 if taps == 9 else 1, weight.contiguous()
+        self.long_range, self.kernel, self.weight = long_range, 3 if taps == 9 else 1, _plain(weight)
         self.outputs = weight.shape[1] if branches else weight.shape[0]
         distance = 0 if long_range == "half" else int(long_range)
         self._native: Any = None
@@ -142,6 +148,8 @@ class Product:
         """int64 (N, H, W, ceil(C/64)) -> int32 (N, H/stride, W/stride, O), for an MLP (branches, N, H, W, O)."""
         if bits.dtype != torch.int64 or bits.ndim != 4 or bits.shape[-1] != -(-self.channels // 64) or 0 in bits.shape:
             raise KernelError(f"{bits.dtype} {tuple(bits.shape)} is no packed map of {self.channels} channels.")
+        _check_sizes(self.channels, bits.shape[1:3])
+        bits = _plain(bits)
         if self._native is None:
             if self.branches:
                 return reference.binary_mlp(bits, self.weight, self.branches, self.channels, self.long_range)
@@ -150,7 +158,7 @@ class Product:
         pad = self.kernel // 2
         height, width = ((side + 2 * pad - self.kernel) // self.stride + 1 for side in (height, width))
         out = np.empty((max(1, len(self.branches)), n, height, width, self.outputs), np.int32)
-        self._native.run(bits.contiguous().numpy().view(np.uint64), out)
+        self._native.run(bits.numpy().view(np.uint64), out)
         return torch.from_numpy(out if self.branches else out[0])
 
 
@@ -177,6 +185,22 @@ def check_threads(threads: int) -> int:
     if not 1 <= threads <= MAX_THREADS:
         raise KernelError(f"threads must be 1 to {MAX_THREADS:,}, not {threads}.")
     return threads
+
+
+def _check_sizes(channels: int, sides: Sequence[int]) -> None:
+    if channels > MAX_CHANNELS or max(sides, default=0) > MAX_SIDE:
+        raise KernelError(f"maps have at most {MAX_CHANNELS:,} channels and sides of {MAX_SIDE:,} tokens.")
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The tensor as one block of memory that numpy reads; KernelError if it has no such values."""
+    try:
+        plain = tensor.detach().cpu().resolve_neg().contiguous()
+        if plain.layout == torch.strided and not plain.is_quantized:
+            return plain
+    except (RuntimeError, TypeError) as error:  # no memory, or no values
+        raise KernelError(f"{tuple(tensor.shape)} values cannot be read as one block of memory.") from error
+    raise KernelError(f"a tensor of {tensor.layout} and {tensor.dtype} is no plain one.")
 
 
 def _known(name: str) -> str:
