@@ -10,6 +10,7 @@ Tensors: ``stem.weight`` (O, C, k, k), ``stem.scale``, ``stem.bias``; ``head.wei
 the context embeddings float16: an engine rounds them when it is packed, so that it is the same before and after.
 """
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ class Engine:
     @property
     def binary_params(self) -> int:
         """Weights of one bit."""
-        return sum(_bits_held(unit) for unit in describe_units(_empty(self.config)))
+        return sum(_bits_held(unit) for unit in _units(self.config))
 
     @property
     def real_params(self) -> int:
@@ -381,7 +382,7 @@ def build_plan(plan: Any, config: Config, tensors: Mapping[str, Tensor]) -> Any:
         # Half precision is for the file; every value of it is exact in float32.
         own.setdefault(name, {})[part] = (tensor.float() if tensor.dtype == torch.float16 else tensor).numpy()
     plan.set_stem(**own["stem"], stride=config.stem_stride, pooled=config.stem_pool)
-    for unit in describe_units(_empty(config)):
+    for unit in _units(config):
         parameters = own[unit.name]
         if unit.branches:
             parameters |= {"branches": unit.branches, "distance": unit.distance}
@@ -394,6 +395,7 @@ def build_plan(plan: Any, config: Config, tensors: Mapping[str, Tensor]) -> Any:
     return plan
 
 
-def _empty(config: Config) -> Network:
+@functools.lru_cache(maxsize=64)
+def _units(config: Config) -> tuple[PackedUnit, ...]:
     with torch.device("meta"):
-        return Network(config)
+        return tuple(describe_units(Network(config)))

@@ -82,6 +82,7 @@ class Config:
             if not ok:
                 raise ConfigError(sentence)
 
+        require(isinstance(self.name, str), f"name must be text, not {self.name!r}.")
         require(
             self.family in ("mobile", "resnet", "mixer"),
             f"family must be mobile, resnet or mixer, not {self.family!r}.",
@@ -123,7 +124,7 @@ class Config:
         )
         require(all(s in (1, 2) for s in self.strides), f"strides must be 1 or 2, not {self.strides!r}.")
         require(
-            0 < len(self.branches) <= 9 and set(self.branches) <= set("PSL"),
+            0 < len(self.branches) <= 9 and set(self.branches) <= set("PSL") and isinstance(self.branches, str),
             f"branches must be letters P, S and L, such as PSL, not {self.branches!r}.",
         )
         require(
