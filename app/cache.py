@@ -1,6 +1,7 @@
 """Everything the pages share and keep: models behind locks, pictures, and the results of the analyses.
 
-This is the only file of the dashboard that touches ``bcdnet``, and the only one with ``st.cache_*``. Three rules:
+This file and ``app/engines.py``, which keeps packed engines and times, are the only ones of the dashboard that touch
+``bcdnet`` and have ``st.cache_*``. Three rules:
 
 * A network is shared by all users, so no forward pass happens outside :func:`locked`: one user's hooks must not touch
   another's result. Work of many seconds runs on a :func:`private_copy` instead, so that nobody waits for it.
@@ -104,7 +105,8 @@ class Seen:
     notes: tuple[str, ...]
 
 
-_HASH: dict[str | type, Any] = {
+#: How caches find models and pictures again.
+HASH: dict[str | type, Any] = {
     Model: lambda model: (model.key, model.id, model.title),
     Picture: lambda picture: picture.key,
 }
@@ -205,7 +207,7 @@ class _Shared:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-@st.cache_resource(show_spinner=False, max_entries=8, hash_funcs=_HASH)
+@st.cache_resource(show_spinner=False, max_entries=8, hash_funcs=HASH)
 def _shared(model: Model) -> _Shared:
     return _Shared(bcdnet.load(model.path))
 
@@ -239,7 +241,7 @@ def root() -> Path:
     return Path(os.environ.get("BCDNET_CHECKPOINTS") or assets_dir())
 
 
-@st.cache_data(show_spinner=False, max_entries=8, hash_funcs=_HASH)
+@st.cache_data(show_spinner=False, max_entries=8, hash_funcs=HASH)
 def scatter_points(models: tuple[Model, ...]) -> pd.DataFrame:
     """See :func:`analysis.tradeoffs.scatter_points`, with the models on offer."""
     return tradeoffs.scatter_points([(model.id, model.title, model.config, model.card) for model in models])
@@ -315,7 +317,7 @@ def preprocess(model: Model) -> Preprocess:
     return Preprocess.from_dict(model.card["preprocess"])
 
 
-@st.cache_data(show_spinner=False, max_entries=256, hash_funcs=_HASH)
+@st.cache_data(show_spinner=False, max_entries=256, hash_funcs=HASH)
 def seen(model: Model, picture: Picture) -> Seen:
     """The exact input the network gets for a picture. Images of the test set are never inverted."""
     how = preprocess(model)
@@ -326,7 +328,7 @@ def seen(model: Model, picture: Picture) -> Seen:
     return Seen(x, view.image, view.box, (*picture.notes, *view.notes))
 
 
-@st.cache_resource(show_spinner=False, max_entries=8, hash_funcs=_HASH)
+@st.cache_resource(show_spinner=False, max_entries=8, hash_funcs=HASH)
 def _test_batch(model: Model, n: int) -> torch.Tensor:
     data = test_set()
     assert data is not None
@@ -336,21 +338,21 @@ def _test_batch(model: Model, n: int) -> torch.Tensor:
 # -- analyses ---------------------------------------------------------------------------------------------------------
 
 
-@st.cache_data(show_spinner=False, max_entries=1024, hash_funcs=_HASH)
+@st.cache_data(show_spinner=False, max_entries=1024, hash_funcs=HASH)
 def probabilities(model: Model, picture: Picture) -> np.ndarray:
     """Softmax of the logits, (num_classes,)."""
     with locked(model) as network, torch.no_grad():
         return network(seen(model, picture).x).softmax(1)[0].double().numpy()
 
 
-@st.cache_data(show_spinner=False, max_entries=512, hash_funcs=_HASH)
+@st.cache_data(show_spinner=False, max_entries=512, hash_funcs=HASH)
 def top_k(model: Model, picture: Picture) -> pd.DataFrame:
     """See :func:`analysis.comparison.top_k`: the five likeliest classes."""
     with locked(model) as network:
         return comparison.top_k(network, seen(model, picture).x, model.classes)
 
 
-@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=_HASH)
+@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=HASH)
 def seconds_per_image(model: Model) -> float:
     """Time of a forward pass on this machine, per image of a small batch; the shorter of two, as the first warms up."""
     batch = 8
@@ -364,7 +366,7 @@ def seconds_per_image(model: Model) -> float:
     return min(times)
 
 
-@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=_HASH)
+@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=HASH)
 def _layers(model: Model) -> pd.DataFrame:
     with locked(model) as network:
         return sampling.layers(network)
@@ -392,70 +394,70 @@ def layers(model: Model) -> dict[str, Layer]:
     }
 
 
-@st.cache_data(show_spinner=False, max_entries=512, hash_funcs=_HASH)
+@st.cache_data(show_spinner=False, max_entries=512, hash_funcs=HASH)
 def token_sources(model: Model, layer: str, row: int, col: int) -> pd.DataFrame:
     """See :func:`analysis.sampling.token_sources`."""
     with locked(model) as network:
         return sampling.token_sources(network, layer, row, col)
 
 
-@st.cache_data(show_spinner=False, max_entries=512, hash_funcs=_HASH)
+@st.cache_data(show_spinner=False, max_entries=512, hash_funcs=HASH)
 def exact_receptive_field(model: Model, layer: str, row: int, col: int, wrap: bool = True) -> np.ndarray:
     """See :func:`analysis.receptive_field.exact_receptive_field`."""
     with locked(model) as network:
         return receptive_field.exact_receptive_field(network, layer, row, col, wrap=wrap)
 
 
-@st.cache_data(show_spinner=False, max_entries=256, hash_funcs=_HASH)
+@st.cache_data(show_spinner=False, max_entries=256, hash_funcs=HASH)
 def receptive_field_growth(model: Model, row: int, col: int) -> pd.DataFrame:
     """See :func:`analysis.receptive_field.receptive_field_growth`."""
     with locked(model) as network:
         return receptive_field.receptive_field_growth(network, row, col)
 
 
-@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=_HASH)
+@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=HASH)
 def binarization_error(model: Model) -> pd.DataFrame:
     """See :func:`analysis.binarization.binarization_error`."""
     with locked(model) as network:
         return binarization.binarization_error(network)
 
 
-@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=_HASH)
+@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=HASH)
 def weight_statistics(model: Model) -> pd.DataFrame:
     """See :func:`analysis.binarization.weight_statistics`."""
     with locked(model) as network:
         return binarization.weight_statistics(network)
 
 
-@st.cache_data(show_spinner=False, max_entries=128, hash_funcs=_HASH)
+@st.cache_data(show_spinner=False, max_entries=128, hash_funcs=HASH)
 def latent_weights(model: Model, layer: str, branch: str) -> binarization.LatentWeights:
     """See :func:`analysis.binarization.latent_weights`."""
     with locked(model) as network:
         return binarization.latent_weights(network, layer, branch)
 
 
-@st.cache_data(show_spinner=False, max_entries=128, hash_funcs=_HASH)
+@st.cache_data(show_spinner=False, max_entries=128, hash_funcs=HASH)
 def activation_statistics(model: Model, picture: Picture) -> pd.DataFrame:
     """See :func:`analysis.binarization.activation_statistics`."""
     with locked(model) as network:
         return binarization.activation_statistics(network, seen(model, picture).x)
 
 
-@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=_HASH)
+@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=HASH)
 def thresholds(model: Model, pictures: tuple[Picture, ...]) -> pd.DataFrame:
     """See :func:`analysis.binarization.thresholds`; one image a picture."""
     with locked(model) as network:
         return binarization.thresholds(network, torch.cat([seen(model, picture).x for picture in pictures]))
 
 
-@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=_HASH)
+@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=HASH)
 def method_status(model: Model) -> pd.DataFrame:
     """See :func:`analysis.attribution.method_status`."""
     with locked(model) as network:
         return attribution.method_status(network)
 
 
-@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=_HASH)
+@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=HASH)
 def target_layers(model: Model) -> list[str]:
     """See :func:`analysis.attribution.target_layers`."""
     with locked(model) as network:
@@ -490,13 +492,28 @@ class _Results:
             while len(self._kept) > self._size:
                 self._kept.popitem(last=False)
 
+    def drop(self, key: tuple[Any, ...]) -> None:
+        with self._lock:
+            self._kept.pop(key, None)
+
 
 @st.cache_resource(show_spinner=False)
 def _results() -> _Results:
     return _Results(512)
 
 
-def _remember(key: tuple[Any, ...], compute: Callable[[], T]) -> T:
+def known(key: tuple[Any, ...]) -> bool:
+    """Whether :func:`remember` holds the result of a key."""
+    return _results().get(key) is not None
+
+
+def forget(key: tuple[Any, ...]) -> None:
+    """Drop what :func:`remember` holds of a key."""
+    _results().drop(key)
+
+
+def remember(key: tuple[Any, ...], compute: Callable[[], T]) -> T:
+    """The kept result of a key, else that of ``compute``, which may draw its progress."""
     results = _results()
     if (found := results.get(key)) is None:
         found = compute()
@@ -528,14 +545,14 @@ def attribute(
         with locked(model) as network:
             return attribution.attribute(network, x, target, method, **arguments)
 
-    return _remember(_attribution_key(model, picture, target, method, layer, against, options), compute)
+    return remember(_attribution_key(model, picture, target, method, layer, against, options), compute)
 
 
 def attribution_known(
     model: Model, picture: Picture, target: int, method: str, layer: str | None, against: int | None, **options: Any
 ) -> bool:
     """Whether :func:`attribute` would answer at once."""
-    return _results().get(_attribution_key(model, picture, target, method, layer, against, options)) is not None
+    return known(_attribution_key(model, picture, target, method, layer, against, options))
 
 
 def _attribution_key(
@@ -552,7 +569,7 @@ def _attribution_key(
 
 def erf_known(model: Model, layer: str, row: int, col: int, n: int, method: str) -> bool:
     """Whether :func:`effective_receptive_field` would answer at once."""
-    return _results().get(("erf", model.key, layer, row, col, n, method)) is not None
+    return known(("erf", model.key, layer, row, col, n, method))
 
 
 def effective_receptive_field(
@@ -566,7 +583,7 @@ def effective_receptive_field(
             private_copy(model), images, layer, row, col, method, progress=progress
         )
 
-    return _remember(("erf", model.key, layer, row, col, n, method), compute)
+    return remember(("erf", model.key, layer, row, col, n, method), compute)
 
 
 def erf_seconds(model: Model, n: int, method: str) -> float:
@@ -580,7 +597,7 @@ _BATCH = 100
 
 def logits_known(model: Model, n: int) -> bool:
     """Whether :func:`test_logits` would answer at once."""
-    return _results().get(("logits", model.key, n)) is not None
+    return known(("logits", model.key, n))
 
 
 def test_logits(model: Model, n: int, progress: Progress | None = None) -> np.ndarray:
@@ -592,10 +609,10 @@ def test_logits(model: Model, n: int, progress: Progress | None = None) -> np.nd
         batches = itertools.islice(data.batches(preprocess(model), _BATCH), n // _BATCH)
         return comparison.predict_set(private_copy(model), batches, progress, n)
 
-    return _remember(("logits", model.key, n), compute)
+    return remember(("logits", model.key, n), compute)
 
 
-@st.cache_data(show_spinner=False, max_entries=32, hash_funcs=_HASH)
+@st.cache_data(show_spinner=False, max_entries=32, hash_funcs=HASH)
 def compare(models: tuple[Model, ...], n: int) -> comparison.Comparison:
     """See :func:`analysis.comparison.compare`, on the first ``n`` test images, by title of the model."""
     data = test_set()

@@ -23,6 +23,8 @@ PAGES = [
             help="Predictions for a picture, and the pixels that speak for a class."),
     st.Page("views/binarizing.py", title="Binarization error", icon=":material/contrast:",
             help="What one-bit weights and activations lose, layer by layer."),
+    st.Page("views/deployment.py", title="Deployment", icon=":material/memory:",
+            help="The picture through the float simulation and the packed engine: bits, times, files."),
     st.Page("views/costs.py", title="OPs trade-offs", icon=":material/scatter_plot:",
             help="Accuracy against operations: published, measured, and of a variant you configure."),
     st.Page("views/compare.py", title="Compare variants", icon=":material/compare:",

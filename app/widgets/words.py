@@ -8,7 +8,7 @@ import streamlit as st
 from app.cache import Model
 
 _BADGES = {
-    "measured": (":material/straighten:", "green", "Measured here, on the files shipped with this program."),
+    "measured": (":material/straighten:", "green", "Measured by this program, on the files it was given."),
     "computed": (":material/calculate:", "blue", "Follows from the architecture or the weights; nothing was timed."),
     "quoted": (":material/format_quote:", "orange", "Copied from a publication; not checked here."),
     "exact": (":material/verified:", "green", "No surrogate stands between the network and this map."),
@@ -26,6 +26,14 @@ def badge(kind: str, detail: str) -> None:
     """Say where the numbers below come from: "measured", "computed", "quoted", and on what or from whom."""
     icon, colour, meaning = _BADGES[kind]
     st.badge(f"{kind} · {detail}", icon=icon, color=colour, help=meaning)  # type: ignore[arg-type]
+
+
+def scientific(value: float) -> str:
+    """A number to one digit, small ones as powers of ten: "0.3", "7·10⁻⁷"."""
+    if value == 0 or abs(value) >= 0.01:
+        return f"{value:.1g}"
+    digit, _, power = f"{value:.0e}".partition("e")
+    return f"{digit}·10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
 def misleads(*sentences: str) -> None:
@@ -57,7 +65,7 @@ def continued(model: Model, models: Sequence[Model]) -> str | None:
 
 
 @contextmanager
-def progress(visible: bool) -> Iterator[Callable[[int, int], object] | None]:
+def progress(visible: bool, unit: str = "passes") -> Iterator[Callable[[int, int], object] | None]:
     """A bar while slow work goes on, gone when it ends; yields what to call with (done, total), None for quick work.
 
     Drawing it also lets Streamlit stop the work as soon as the reader clicks anything else.
@@ -68,6 +76,6 @@ def progress(visible: bool) -> Iterator[Callable[[int, int], object] | None]:
     slot = st.empty()
     bar = slot.progress(0.0, "Running the network")
     try:
-        yield lambda done, total: bar.progress(min(done / total, 1.0), f"{done:,} of {total:,} passes")
+        yield lambda done, total: bar.progress(min(done / total, 1.0), f"{done:,} of {total:,} {unit}")
     finally:
         slot.empty()

@@ -1,0 +1,159 @@
+"""Packed engines, and what was timed on this machine since the dashboard was started.
+
+Everything belongs to an instruction set, ``isa``, see :func:`instruction_set`. Times are taken one at a time, whoever
+asks: two at once would slow each other down.
+"""
+
+import os
+import threading
+
+import pandas as pd
+import streamlit as st
+import torch
+
+from analysis import deployment
+from app import cache
+from app.cache import HASH, Model, Picture, Progress
+from bcdnet import kernels
+from bcdnet.bench import cpu_name
+from bcdnet.engine import Engine, pack
+
+#: Threads of both graphs where one number stands for all: what the dashboard gives to the work of one user.
+THREADS = torch.get_num_threads()
+#: Seconds that the table of speeds spends on one number of threads, if the network is quick enough.
+_BUDGET = 2.0
+
+_measuring = threading.Lock()
+
+
+def machine() -> str:
+    """The processor's name."""
+    return cpu_name()
+
+
+def cores() -> int:
+    """Processor cores that this program may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads(count: int) -> str:
+    """ "1 thread", "2 threads"."""
+    return f"{count} thread{'' if count == 1 else 's'}"
+
+
+def instruction_set() -> str:
+    """What computes. ValueError, with a sentence for the reader, if the environment asks for what cannot run here."""
+    return kernels.active()
+
+
+def degraded(isa: str) -> str:
+    """Why the slow reference computes, in a sentence; empty where the kernels do."""
+    return kernels.describe() if isa == kernels.REFERENCE else ""
+
+
+@st.cache_data(show_spinner=False, max_entries=256, hash_funcs=HASH)
+def packable(model: Model) -> str:
+    """See :func:`analysis.deployment.packable`: why it cannot be packed; empty if it can."""
+    with cache.locked(model) as network:
+        return deployment.packable(network)
+
+
+@st.cache_resource(show_spinner=False, max_entries=8, hash_funcs=HASH)
+def engine(model: Model, isa: str) -> Engine:
+    """The packed network, which many may call at once. ValueError, with a sentence for the reader, if there is none."""
+    with cache.locked(model) as network, kernels.use_isa(isa):
+        return pack(network, THREADS)
+
+
+@st.cache_data(show_spinner=False, max_entries=128, hash_funcs=HASH)
+def twin(model: Model, picture: Picture, isa: str) -> deployment.Twin:
+    """See :func:`analysis.deployment.twin`."""
+    packed = engine(model, isa)
+    with cache.locked(model) as network:
+        return deployment.twin(network, packed, cache.seen(model, picture).x)
+
+
+@st.cache_data(show_spinner=False, max_entries=16, hash_funcs=HASH)
+def layer_maps(model: Model, picture: Picture, layer: str, isa: str) -> deployment.LayerMaps:
+    """See :func:`analysis.deployment.layer_maps`."""
+    packed = engine(model, isa)
+    with cache.locked(model) as network:
+        return deployment.layer_maps(network, packed, cache.seen(model, picture).x, layer)
+
+
+@st.cache_data(show_spinner=False, max_entries=8, hash_funcs=HASH)
+def packed_file(model: Model, isa: str) -> bytes:
+    """See :func:`analysis.deployment.packed_file`."""
+    return deployment.packed_file(engine(model, isa))
+
+
+@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=HASH)
+def file_parts(model: Model, isa: str) -> pd.DataFrame:
+    """See :func:`analysis.deployment.file_parts`."""
+    size = len(packed_file(model, isa))
+    with cache.locked(model) as network:
+        return deployment.file_parts(network, engine(model, isa), model.bytes, size)
+
+
+# -- times ------------------------------------------------------------------------------------------------------------
+
+
+@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=HASH)
+def layer_times(model: Model, isa: str) -> pd.DataFrame:
+    """See :func:`analysis.deployment.layer_times`, on :data:`THREADS`."""
+    network, packed = cache.private_copy(model), engine(model, isa)
+    with _measuring:
+        return deployment.layer_times(network, packed, _image(model))
+
+
+@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=HASH)
+def latency(model: Model, isa: str) -> deployment.Latency:
+    """See :func:`analysis.deployment.latency`: one image on :data:`THREADS`."""
+    network = cache.private_copy(model)
+    with _measuring, kernels.use_isa(isa):
+        return deployment.latency(network, _image(model), THREADS)
+
+
+def speed_seconds(model: Model, isa: str) -> float:
+    """Time that :func:`speed` takes on this machine, about."""
+    quick = latency(model, isa)
+    # Five rounds at least, and some before them, of the float graph, of the simulation, and of the engine.
+    slow = 8 * 3 * (quick.float_ms + (quick.packed_ms or 0)) / 1e3
+    return len(deployment.thread_counts(cores())) * max(_BUDGET, slow)
+
+
+def speed_known(model: Model, isa: str) -> bool:
+    """Whether :func:`speed` would answer at once."""
+    return cache.known(_speed_key(model, isa))
+
+
+def speed(model: Model, isa: str, progress: Progress | None = None) -> pd.DataFrame:
+    """See :func:`analysis.deployment.speed`: one image, on one thread to all cores; ``attrs["load"]`` is the machine's
+    over the last minute."""
+
+    def compute() -> pd.DataFrame:
+        network, counts, tables = cache.private_copy(model), deployment.thread_counts(cores()), []
+        for k, threads in enumerate(counts):
+            if progress is not None:
+                progress(k, len(counts))
+            with _measuring, kernels.use_isa(isa):  # others take their turn in between
+                tables.append(deployment.speed(network, _image(model), threads, _BUDGET))
+        speed = pd.concat(tables, ignore_index=True)
+        speed.attrs["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        return speed
+
+    return cache.remember(_speed_key(model, isa), compute)
+
+
+def forget_speed(model: Model, isa: str) -> None:
+    """Let the next :func:`speed` measure again."""
+    cache.forget(_speed_key(model, isa))
+
+
+def _speed_key(model: Model, isa: str) -> tuple[str, ...]:
+    return ("speed", model.key, isa)
+
+
+def _image(model: Model) -> torch.Tensor:
+    size = (1, model.config.in_channels, *model.config.image_size)
+    return torch.randn(size, generator=torch.Generator().manual_seed(0))
