@@ -1,8 +1,9 @@
 """Does a packed engine compute what its network computes? Every bit of every layer and all logits, image by image.
 
-    python benchmarks/agreement.py [CHECKPOINT ...] [--output FILE] [--images N] [--threads N]
+    python -m benchmarks.agreement [CHECKPOINT ...] [--images N] [--full N] [--threads N] [--output FILE]
 
-Without arguments it takes every shipped 1/1 checkpoint and all 10,000 test images.
+Without arguments it takes every shipped 1/1 checkpoint and all 10,000 test images, and then random images of two sizes
+through full-size networks with random weights, statistics, shifts and embeddings.
 
 Two float computations that add in another order differ by rounding, and so may the bit of a value that lies within
 rounding of its threshold. One such bit changes what every later layer sees, so that a plain comparison of later layers
@@ -13,13 +14,10 @@ The logits and classes of the plain float graph, which follows nothing, are comp
 """
 
 import argparse
-import copy
 import json
-import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +26,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import bcdnet
-from bcdnet.checkpoint import CheckpointError, inspect
+from analysis.deployment import with_stored_matrices
+from bcdnet.bench import machine
+from bcdnet.checkpoint import inspect
 from bcdnet.data import open_dataset
-from bcdnet.engine import PackError
 from bcdnet.evaluate import model_preprocess
 from bcdnet.files import assets_dir, write_atomically
+from bcdnet.layers import ContextEmbedding, RPReLU, RSign
 
 #: How far from its threshold a bit that differs may lie, in standard deviations of its layer's pre-activations.
 TOLERANCE = 1e-5
@@ -40,6 +40,10 @@ TOLERANCE = 1e-5
 LOGITS = 1e-4
 #: Share of the images whose class may differ.
 CLASSES = 2 / 10_000
+
+#: The full-size networks, and the sizes of their images.
+FULL = ("bcdnet_a", "bcdnet_b", "reactnet_a", "bcdnet_a_18")
+FULL_SIZES = ((224, 224), (160, 192))
 
 
 @dataclass
@@ -67,16 +71,6 @@ class Followed:
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-def rounded(model: bcdnet.Network) -> bcdnet.Network:
-    """A copy whose embedding matrices are rounded to half precision, as a packed file stores them."""
-    model = copy.deepcopy(model)
-    for _, unit in model.residual_units():
-        if unit.embedding is not None:
-            for linear in (unit.embedding.reduce, unit.embedding.threshold, unit.embedding.offset):
-                linear.weight.data = linear.weight.data.half().to(linear.weight.dtype)
-    return model
-
-
 def traced_bits(engine: bcdnet.Engine, images: Tensor) -> dict[str, Tensor]:
     """The engine's bits by unit, uint8 (N, C, H, W), of images (N, C, H, W)."""
     bits: dict[str, list[Tensor]] = {}
@@ -91,8 +85,8 @@ def follow(model: bcdnet.Network, images: Tensor, bits: Mapping[str, Tensor]) ->
     """Run the float graph, in eval mode and of any precision, along the engine's ``bits`` (:func:`traced_bits`)."""
     found = Followed(images=torch.zeros(len(images), dtype=torch.bool))
 
-    def hook(name: str, sign: nn.Module) -> Any:
-        def compare(sign: nn.Module, inputs: tuple[Tensor, ...], signs: Tensor) -> Tensor:
+    def hook(name: str, sign: RSign) -> Any:
+        def compare(_: nn.Module, inputs: tuple[Tensor, ...], signs: Tensor) -> Tensor:
             x, *dynamic = inputs
             shift = sign.bias - dynamic[0] if dynamic else sign.bias
             shifted = x + shift[..., None, None]  # the sum that RSign takes the sign of
@@ -124,8 +118,8 @@ def relative(found: Tensor, expected: Tensor) -> Tensor:
 class Agreement:
     """What one network's engine and float graph have in common.
 
-    The float graph has the embedding matrices of the packed file; ``top1_equal_unrounded`` alone is of the network as it
-    was trained.
+    The float graph has the embedding matrices of the packed file; ``top1_equal_unrounded`` alone is of the network as
+    it was trained.
 
     Attributes:
         name: of the checkpoint.
@@ -167,15 +161,16 @@ class Agreement:
 
 def compare(model: bcdnet.Network, batches: Iterable[Tensor], name: str = "", threads: int = 1) -> Agreement:
     """Compare a 1/1 network in eval mode with its packed engine on batches of images."""
-    engine, exact = bcdnet.pack(model, threads), rounded(model)
+    engine, exact = bcdnet.pack(model, threads), with_stored_matrices(model)
     layers: dict[str, LayerBits] = {}
     logits: dict[str, list[Tensor]] = {"engine": [], "unrounded": [], "float": [], "followed": []}
     differing_images = 0
     for images in batches:
         followed = follow(exact, images, traced_bits(engine, images))
         with torch.no_grad():
-            for key, network in {"engine": engine, "unrounded": model, "float": exact}.items():
-                logits[key].append(network(images))
+            logits["engine"].append(engine(images))
+            logits["unrounded"].append(model(images))
+            logits["float"].append(logits["unrounded"][-1] if exact is model else exact(images))
         logits["followed"].append(followed.logits)
         differing_images += int(followed.images.sum())
         for key, new in followed.layers.items():
@@ -218,22 +213,64 @@ def shipped() -> list[Path]:
     return [path for path in paths if inspect(path)["config"].precision == "1/1"]
 
 
+def random_network(variant: str, seed: int = 0, **changes: Any) -> bcdnet.Network:
+    """A network in eval mode with every parameter and statistic far from where it starts."""
+    torch.manual_seed(seed)
+    model = bcdnet.create_model(variant, **changes)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5).mul_(torch.where(torch.rand_like(module.weight) < 0.2, -1.0, 1.0))
+            module.bias.data.normal_(0, 0.3)
+        elif isinstance(module, RSign):
+            module.bias.data.normal_(0, 0.2)
+        elif isinstance(module, RPReLU):
+            for shift in (module.shift_in, module.shift_out):
+                shift.data.normal_(0, 0.2)
+            module.slope.data.uniform_(-0.2, 0.6)
+        elif isinstance(module, ContextEmbedding):
+            for linear in (module.reduce, module.threshold, module.offset):
+                linear.weight.data.normal_(0, linear.in_features**-0.5)
+                linear.bias.data.normal_(0, 0.1)
+    return model.eval()
+
+
+def random_images(model: bcdnet.Network, size: tuple[int, int], n: int = 1, seed: int = 1) -> Tensor:
+    """Standard normal pixels, (n, C, height, width)."""
+    return torch.randn(n, model.config.in_channels, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def comparisons(options: argparse.Namespace) -> Iterator[Agreement]:
+    """One after another, as the command line asks."""
+    for path in options.checkpoints or shipped():
+        model = bcdnet.load(path)
+        batches = tqdm(images_of(model, options.images), path.stem, unit="batch", leave=False)
+        yield compare(model, batches, path.stem, options.threads)
+    for variant in FULL if options.full else ():
+        model = random_network(variant)
+        for size in FULL_SIZES:
+            name = f"random {variant} at {size[0]}x{size[1]}"
+            batches = tqdm(random_images(model, size, options.full).split(2), name, unit="batch", leave=False)
+            yield compare(model, batches, name, options.threads)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 if all agree, 1 if one does not, 2 for input that cannot be used."""
     parser = argparse.ArgumentParser(description="Compare packed engines with their float graphs, bit by bit.")
     parser.add_argument("checkpoints", nargs="*", type=Path, metavar="CHECKPOINT", help="default: all shipped 1/1 ones")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/agreement.json"), help="JSON file")
     parser.add_argument("--images", type=int, help="only the first so many of the test images")
+    parser.add_argument("--full", type=int, default=10, help="images for each full-size random network; 0: none")
     parser.add_argument("--threads", type=int, default=1, help="of the engine")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/agreement.json")
     options = parser.parse_args(arguments)
     results = []
     try:
-        for path in options.checkpoints or shipped():
-            model = bcdnet.load(path)
-            batches = tqdm(images_of(model, options.images), path.stem, unit="batch", leave=False)
-            results.append(compare(model, batches, path.stem, options.threads))
-            print(sentence(results[-1]), flush=True)
-        document = {"cpu": platform.processor(), "torch": torch.__version__, "networks": [asdict(r) for r in results]}
+        for result in comparisons(options):
+            results.append(result)
+            print(sentence(result), flush=True)
+        document = {"machine": machine(), "networks": [asdict(result) for result in results]}
         options.output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(options.output, json.dumps(document, indent=1).encode())
     except (ValueError, OSError) as error:
