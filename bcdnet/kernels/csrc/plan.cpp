@@ -247,7 +247,7 @@ void Plan::add_unit(Unit unit) {
   const size_t branches = std::max<size_t>(1, unit.weights.size());
   unit.scale = padded(unit.scale, branches, unit.outputs, 0.f);
   for (auto* v : {&unit.bias, &unit.slope, &unit.shift}) *v = padded(*v, 1, unit.outputs, 0.f);
-  if (!unit.real) unit.threshold = padded(unit.threshold, 1, unit.reading.channels, std::numeric_limits<float>::infinity());
+  if (!unit.real) unit.threshold = padded(unit.threshold, 1, unit.reading.channels, std::numeric_limits<float>::quiet_NaN());
   if (unit.shortcut) {
     unit.shortcut_affine.scale = padded(unit.shortcut_affine.scale, 1, unit.outputs, 0.f);
     unit.shortcut_affine.bias = padded(unit.shortcut_affine.bias, 1, unit.outputs, 0.f);

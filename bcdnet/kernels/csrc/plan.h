@@ -104,7 +104,7 @@ struct Unit {
   std::vector<Branch> branches;  // of an MLP; empty for a convolution
   std::vector<BinaryWeights> weights;
   RealWeights real_weights;
-  Buffer<float> threshold;  // (inputs); +infinity in the padding
+  Buffer<float> threshold;  // (inputs); NaN in the padding, which no value is at least, not even an infinite one
   Buffer<float> scale;      // (branches, outputs)
   Buffer<float> bias, slope, shift;
   std::unique_ptr<Embedding> embedding;
