@@ -1,6 +1,7 @@
 # make app    sets everything up and opens the dashboard
 # make test   sets everything up, then style, types and all tests
 # make lint   style and types only
+# make bench  times kernels and networks beside other runtimes, about half an hour; QUICK=1 for a few minutes
 # make zoo    retrains the shipped checkpoints; goes on where it was stopped
 #
 # Variables: PYTHON (3.11 or newer), VENV, PORT, CHECKPOINTS (a folder of checkpoints to show instead of
@@ -14,7 +15,7 @@ PYTEST_ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: app test lint zoo
+.PHONY: app test lint bench zoo
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.ready
@@ -26,6 +27,11 @@ test: lint
 lint: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+bench: $(VENV)/.ready-bench
+	$(VENV)/bin/python -m benchmarks.layers $(if $(QUICK),--quick)
+	$(VENV)/bin/python -m benchmarks.networks $(if $(QUICK),--quick)
+	$(VENV)/bin/python -m benchmarks.report
 
 zoo: $(VENV)/.ready
 	$(VENV)/bin/python -m bcdnet.training.zoo
@@ -39,6 +45,10 @@ $(VENV)/.ready: requirements.txt pyproject.toml CMakeLists.txt $(wildcard bcdnet
 
 $(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
 	$(VENV)/bin/python -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@
+
+$(VENV)/.ready-bench: requirements-bench.txt $(VENV)/.ready
+	$(VENV)/bin/python -m pip install --quiet --requirement requirements-bench.txt
 	@touch $@
 
 $(VENV)/bin/python:
