@@ -233,7 +233,7 @@ NB_MODULE(_native, m) {
 
   m.def("pack_signs", [](const std::string& isa, const Images& x, const Floats& thresholds, const Array<uint64_t, nb::ndim<4>>& bits) {
     const size_t n = x.shape(0), c = x.shape(1);
-    require(thresholds.size() == c || thresholds.size() == n * c, "thresholds");
+    require(thresholds.size() == (thresholds.ndim() == 2 ? n * c : c), "thresholds");
     require(bits.shape(0) == n && bits.shape(1) == x.shape(2) && bits.shape(2) == x.shape(3) && bits.shape(3) == (c + 63) / 64,
             "shape of the bits");
     const bool per_image = thresholds.ndim() == 2;

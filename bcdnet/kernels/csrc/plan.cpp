@@ -714,6 +714,7 @@ Product::Product(const std::string& isa, int threads, const uint8_t* bits, int o
 }
 
 void Product::run(const uint64_t* bits, int count, int height, int width, int32_t* out) {
+  const std::lock_guard lock(team_free_);
   const size_t inside = static_cast<size_t>(height) * width, row = reading_.words() * static_cast<size_t>(isa_->act_bytes);
   const Buffer<uint8_t> acts = encoded(*isa_, team_, bits, count * inside, reading_);
   const Buffer<uint8_t> zeros(row);

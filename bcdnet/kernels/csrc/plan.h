@@ -196,6 +196,7 @@ class Product {
  private:
   const Isa* isa_;
   Team team_;
+  std::mutex team_free_;
   int outputs_;
   Reading reading_;
   std::vector<Branch> branches_;

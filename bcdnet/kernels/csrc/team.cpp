@@ -1,5 +1,7 @@
 #include "team.h"
 
+#include <system_error>
+
 namespace bcdnet {
 namespace {
 
@@ -16,7 +18,12 @@ inline void pause() {
 }  // namespace
 
 Team::Team(int threads) {
-  for (int member = 1; member < threads; ++member) members_.emplace_back([this, member] { work(member); });
+  members_.reserve(threads - 1);
+  try {
+    for (int member = 1; member < threads; ++member) members_.emplace_back([this, member] { work(member); });
+  } catch (const std::system_error&) {
+    // The system gives no more threads: the team is as large as it could be.
+  }
 }
 
 Team::~Team() {

@@ -26,6 +26,7 @@ class Body {
 
 class Team {
  public:
+  // Of `threads`, or as many as the system gives.
   explicit Team(int threads);
   ~Team();
   Team(const Team&) = delete;
