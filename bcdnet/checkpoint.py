@@ -170,7 +170,11 @@ def listing(keys: list[str], most: int = 3) -> str:
     """The first few keys as words, and how many more there are."""
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
     # A foreign file may hold anything as a key; line breaks and control codes are shown escaped.
-    return ", ".join(key if key.isprintable() else repr(key) for key in keys[:most]) + more
+    return ", ".join(_shortened(key if key and key.isprintable() else repr(key)) for key in keys[:most]) + more
+
+
+def _shortened(text: str, most: int = 300) -> str:
+    return text if len(text) <= most else f"{text[:most]} (and so on)."
 
 
 @contextlib.contextmanager
@@ -205,12 +209,12 @@ def describe(
     if version != expected_version:
         newer = version.isdecimal() and len(version) < 10 and int(version) > int(expected_version)
         advice = "a newer one: update this program" if newer else "an unknown one"
-        raise CheckpointError(f"{name} has the layout version {version!r}, {advice}.")
+        raise CheckpointError(f"{name} has the layout version {version[:20]!r}, {advice}.")
     try:
         card = json.loads(metadata.get("card", ""))
         config = Config.from_json(metadata.get("config", ""))
     except ConfigError as error:
-        raise CheckpointError(f"{name} describes no network: {error}") from error
+        raise CheckpointError(f"{name} describes no network: {_shortened(str(error))}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{name} has a damaged card ({error}).") from error
     if not isinstance(card, dict):

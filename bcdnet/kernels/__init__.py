@@ -171,6 +171,8 @@ def binary_mlp(
     bits: Tensor, weight: Tensor, branches: str, channels: int, long_range: int | str = "half", threads: int = 1
 ) -> Tensor:
     """The integer products of each branch of a binary MLP; see :func:`bcdnet.kernels.reference.binary_mlp`."""
+    if not branches:
+        raise KernelError("a binary MLP needs at least one branch.")
     return Product(weight, channels, 1, branches, long_range, threads)(bits)
 
 
