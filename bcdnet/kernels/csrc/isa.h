@@ -11,29 +11,38 @@
 
 namespace bcdnet {
 
-constexpr int kTile = 6;    // locations a tile holds at most
-constexpr int kBlock = 64;  // output channels a tile holds
+constexpr int kTile = 6;    // locations whose sums fit the registers
+constexpr int kStrip = 24;  // locations that are handed over at once, at most
+constexpr int kBlock = 64;  // output channels that are computed at once
 constexpr int kGroup = 32;  // channels that are packed at once
 
 // The quantum of channel sums: each value is rounded to a multiple of 2^-26 before it is added in double precision, so
 // that every sum is exact and does not depend on the order of addition or the number of threads.
 constexpr double kRound = 1.5 * (1 << 26);
 
-// The real-valued rest of a unit for one tile:
-// y = RPReLU(residual + sum_b dot_b * scale_b + bias), and the bits of y against the next unit's thresholds.
+// The real-valued rest of a unit, for a strip of locations and a block of output channels:
+// y = RPReLU(residual + sum_b dot_b * scale_b + bias), and the bits of y against the next unit's thresholds. Location p
+// of the strip is location `at[p]` of the maps, whose locations lie `..._stride` apart.
 struct Epilogue {
   int pixels, groups, branches;  // groups of 32 channels, 1 or 2
-  const int32_t* differing;      // (branches, kTile, kBlock) bits that differ: dot = base - 2 * differing
-  const float* real;             // (kTile, kBlock) in their place, if not null
-  const int32_t* base[kTile];
-  const float* scale;    // (branches, scale_stride)
+  const int32_t* at;
+  const int32_t* differing;  // (branches, kStrip, kBlock) bits that differ: dot = base - 2 * differing
+  const float* real;         // (kStrip, kBlock) in their place, if not null
+  const int32_t* base;       // of border 0
+  size_t base_stride;        // from border to border
+  const int32_t* borders;
+  const float* scale;  // (branches, scale_stride)
   size_t scale_stride;
   const float *bias, *slope, *shift;
-  const float* residual[kTile];
+  const float* residual;
+  size_t residual_stride;
   size_t residual_offset[2];  // of each group
-  float* out[kTile];
+  float* out;
+  size_t out_stride;
+  const int32_t* out_at;   // in place of `at`
   const float* threshold;  // null: no bits
-  uint8_t* bits[kTile];
+  uint8_t* bits;
+  size_t bits_stride;
   double* sums;  // null: no channel sums
 };
 
@@ -46,13 +55,15 @@ struct Isa {
   void (*decode)(const uint8_t* act, uint32_t* plain, size_t words);
   // plain: (kBlock, words), rows `stride` words apart.
   void (*pack_weights)(const uint32_t* plain, size_t stride, size_t words, uint8_t* out);
-  // Bits that differ between rows of a map and a block of weights. rows: (segments, kTile) addresses of `words` words
-  // each; out: (kTile, kBlock); groups of 32 output channels, 1 or 2.
+  // Bits that differ between rows of a map and a block of weights. rows: (segments, kStrip) addresses of `words` words
+  // each; out: (kStrip, kBlock); groups of 32 output channels, 1 or 2.
   void (*differing)(const uint8_t* const* rows, int segments, int words, int pixels, const uint8_t* weights, int groups,
                     int32_t* out);
-  // Real products: out[p][o] = sum_k rows[p][k] weights[k][o]; weights (depth, kBlock), out (kTile, kBlock).
-  void (*real)(const float* const* rows, int depth, int pixels, const float* weights, int groups, float* out);
-  void (*epilogue)(const Epilogue& tile);
+  // Real products: out[p][o] = sum_k rows[p][places[k]] weights[k][o], or rows[p][k] if places is null; weights
+  // (depth, kBlock), out (kStrip, kBlock).
+  void (*real)(const float* const* rows, const int32_t* places, int depth, int pixels, const float* weights, int groups,
+               float* out);
+  void (*epilogue)(const Epilogue& strip);
   // Bits of x >= threshold for one location, `groups` of 32 channels.
   void (*pack)(const float* x, const float* threshold, uint8_t* bits, size_t groups);
 };

@@ -3,31 +3,70 @@
 // store_bits and add_sums. Products are rounded before they are added, so that every set gives the same bits; only
 // `real` fuses the two.
 
-void epilogue(const Epilogue& t) {
+// Locations of the next tile, where `left` are to be cut into tiles of nearly equal size.
+inline int next_tile(int left) {
+  const int tiles = (left + kTile - 1) / kTile;
+  return (left + tiles - 1) / tiles;
+}
+
+// The lanes' bits into the 32 of a group, least significant first.
+inline void put_mask(uint8_t* group, int lane, uint32_t mask) {
+  if constexpr (kLanes >= 8) {
+    std::memcpy(group + lane / 8, &mask, kLanes / 8);  // on a little-endian machine, as all of these are
+  } else {
+    group[lane / 8] |= static_cast<uint8_t>(mask << lane % 8);
+  }
+}
+
+template <bool kReal, bool kMany, bool kSums>
+void epilogue_of(const Epilogue& strip) {
+  // A copy, because a vector's store might change anything but a local variable.
+  const Epilogue t = strip;
   for (int group = 0; group < t.groups; ++group) {
-    uint32_t masks[kTile] = {};
+    uint8_t masks[kStrip][4] = {};
     for (int lane = 0; lane < kGroup; lane += kLanes) {
       const int o = group * kGroup + lane;
       const V scale = load(t.scale + o), bias = load(t.bias + o), slope = load(t.slope + o), shift = load(t.shift + o);
+      const V threshold = t.threshold ? load(t.threshold + o) : scale;
+      const float *residual = t.residual + t.residual_offset[group] + lane, *real = t.real + o;
+      const int32_t *base = t.base + o, *differing = t.differing + o;
+      float* out = t.out + o;
       for (int p = 0; p < t.pixels; ++p) {
         V u;
-        if (t.real) {
-          u = mul(load(t.real + p * kBlock + o), scale);
+        if constexpr (kReal) {
+          u = mul(load(real + p * kBlock), scale);
         } else {
-          u = mul(dots(t.base[p] + o, t.differing + p * kBlock + o), scale);
-          for (int b = 1; b < t.branches; ++b)
-            u = add(u, mul(dots(t.base[p] + o, t.differing + (b * kTile + p) * kBlock + o),
-                           load(t.scale + b * t.scale_stride + o)));
+          const int32_t* from = base + t.borders[p] * t.base_stride;
+          u = mul(dots(from, differing + p * kBlock), scale);
+          if constexpr (kMany)
+            for (int b = 1; b < t.branches; ++b)
+              u = add(u, mul(dots(from, differing + (b * kStrip + p) * kBlock),
+                             load(t.scale + b * t.scale_stride + o)));
         }
-        u = add(add(u, bias), load(t.residual[p] + t.residual_offset[group] + lane));
+        u = add(add(u, bias), load(residual + t.at[p] * t.residual_stride));
         const V y = add(keep_positive(u, mul(u, slope)), shift);
-        store(t.out[p] + o, y);
-        if (t.sums) add_sums(y, t.sums + o);
-        if (t.threshold) masks[p] |= at_least(y, load(t.threshold + o)) << lane;
+        store(out + t.out_at[p] * t.out_stride, y);
+        if constexpr (kSums) add_sums(y, t.sums + o);
+        put_mask(masks[p], lane, at_least(y, threshold));
       }
     }
     if (t.threshold)
-      for (int p = 0; p < t.pixels; ++p) store_bits(t.bits[p] + group * kActBytes, masks[p]);
+      for (int p = 0; p < t.pixels; ++p) {
+        uint32_t mask;
+        std::memcpy(&mask, masks[p], sizeof mask);
+        store_bits(t.bits + t.at[p] * t.bits_stride + group * kActBytes, mask);
+      }
+  }
+}
+
+void epilogue(const Epilogue& t) {
+  switch ((t.real ? 4 : 0) + (t.branches > 1 ? 2 : 0) + (t.sums ? 1 : 0)) {
+    case 0: return epilogue_of<false, false, false>(t);
+    case 1: return epilogue_of<false, false, true>(t);
+    case 2: return epilogue_of<false, true, false>(t);
+    case 3: return epilogue_of<false, true, true>(t);
+    case 4: return epilogue_of<true, false, false>(t);
+    default: return epilogue_of<true, false, true>(t);
   }
 }
 
@@ -41,15 +80,19 @@ void pack(const float* x, const float* threshold, uint8_t* bits, size_t groups) 
 }
 
 template <int kPixels, int kVectors>
-void real_tile(const float* const* rows, int depth, const float* weights, float* out) {
+void real_tile(const float* const* rows, const int32_t* places, int depth, const float* weights, float* out) {
   V sums[kPixels][kVectors];
-  for (int p = 0; p < kPixels; ++p)
+  const float* row[kPixels];
+  for (int p = 0; p < kPixels; ++p) {
+    row[p] = rows[p];
     for (int v = 0; v < kVectors; ++v) sums[p][v] = set1(0.f);
+  }
   for (int k = 0; k < depth; ++k) {
     V w[kVectors];
     for (int v = 0; v < kVectors; ++v) w[v] = load(weights + k * kBlock + v * kLanes);
+    const ptrdiff_t place = places ? places[k] : k;
     for (int p = 0; p < kPixels; ++p) {
-      const V a = set1(rows[p][k]);
+      const V a = set1(row[p][place]);
       for (int v = 0; v < kVectors; ++v) sums[p][v] = fma(a, w[v], sums[p][v]);
     }
   }
@@ -57,34 +100,45 @@ void real_tile(const float* const* rows, int depth, const float* weights, float*
     for (int v = 0; v < kVectors; ++v) store(out + p * kBlock + v * kLanes, sums[p][v]);
 }
 
-void real(const float* const* rows, int depth, int pixels, const float* weights, int groups, float* out) {
-  constexpr int kStep = kRealVectors * kLanes;
-  for (int o = 0; o < groups * kGroup; o += kStep) {
-    switch (pixels) {
-      case 1: real_tile<1, kRealVectors>(rows, depth, weights + o, out + o); break;
-      case 2: real_tile<2, kRealVectors>(rows, depth, weights + o, out + o); break;
-      case 3: real_tile<3, kRealVectors>(rows, depth, weights + o, out + o); break;
-      case 4: real_tile<4, kRealVectors>(rows, depth, weights + o, out + o); break;
-      case 5: real_tile<5, kRealVectors>(rows, depth, weights + o, out + o); break;
-      default: real_tile<6, kRealVectors>(rows, depth, weights + o, out + o); break;
+void real(const float* const* rows, const int32_t* places, int depth, int pixels, const float* weights, int groups,
+          float* out) {
+  if (pixels == 1 && groups == 2)  // as in the head: the whole block at once reads the weights in their order
+    return real_tile<1, kBlock / kLanes>(rows, places, depth, weights, out);
+  for (int left = pixels; left > 0;) {
+    const int now = next_tile(left);
+    for (int o = 0; o < groups * kGroup; o += kRealVectors * kLanes) {
+      switch (now) {
+        case 1: real_tile<1, kRealVectors>(rows, places, depth, weights + o, out + o); break;
+        case 2: real_tile<2, kRealVectors>(rows, places, depth, weights + o, out + o); break;
+        case 3: real_tile<3, kRealVectors>(rows, places, depth, weights + o, out + o); break;
+        case 4: real_tile<4, kRealVectors>(rows, places, depth, weights + o, out + o); break;
+        case 5: real_tile<5, kRealVectors>(rows, places, depth, weights + o, out + o); break;
+        default: real_tile<6, kRealVectors>(rows, places, depth, weights + o, out + o); break;
+      }
     }
+    left -= now, rows += now, out += now * kBlock;
   }
 }
 
-template <template <int, int> class Kernel, typename... Arguments>
-void by_size(int pixels, int groups, Arguments... arguments) {
-  switch (pixels * 2 + groups - 3) {
-    case 0: Kernel<1, 1>::run(arguments...); break;
-    case 1: Kernel<1, 2>::run(arguments...); break;
-    case 2: Kernel<2, 1>::run(arguments...); break;
-    case 3: Kernel<2, 2>::run(arguments...); break;
-    case 4: Kernel<3, 1>::run(arguments...); break;
-    case 5: Kernel<3, 2>::run(arguments...); break;
-    case 6: Kernel<4, 1>::run(arguments...); break;
-    case 7: Kernel<4, 2>::run(arguments...); break;
-    case 8: Kernel<5, 1>::run(arguments...); break;
-    case 9: Kernel<5, 2>::run(arguments...); break;
-    case 10: Kernel<6, 1>::run(arguments...); break;
-    default: Kernel<6, 2>::run(arguments...); break;
+template <template <int, int> class Kernel>
+void differing_with(const uint8_t* const* rows, int segments, int words, int pixels, const uint8_t* weights, int groups,
+                    int32_t* out) {
+  for (int left = pixels; left > 0;) {
+    const int now = next_tile(left);
+    switch (now * 2 + groups - 3) {
+      case 0: Kernel<1, 1>::run(rows, segments, words, weights, out); break;
+      case 1: Kernel<1, 2>::run(rows, segments, words, weights, out); break;
+      case 2: Kernel<2, 1>::run(rows, segments, words, weights, out); break;
+      case 3: Kernel<2, 2>::run(rows, segments, words, weights, out); break;
+      case 4: Kernel<3, 1>::run(rows, segments, words, weights, out); break;
+      case 5: Kernel<3, 2>::run(rows, segments, words, weights, out); break;
+      case 6: Kernel<4, 1>::run(rows, segments, words, weights, out); break;
+      case 7: Kernel<4, 2>::run(rows, segments, words, weights, out); break;
+      case 8: Kernel<5, 1>::run(rows, segments, words, weights, out); break;
+      case 9: Kernel<5, 2>::run(rows, segments, words, weights, out); break;
+      case 10: Kernel<6, 1>::run(rows, segments, words, weights, out); break;
+      default: Kernel<6, 2>::run(rows, segments, words, weights, out); break;
+    }
+    left -= now, rows += now, out += now * kBlock;
   }
 }

@@ -10,6 +10,7 @@ namespace {
 
 // Weights that a member reads again and again should stay in its level-2 cache beside the maps.
 constexpr size_t kCachedWeights = 160 << 10;
+constexpr size_t kLargeMap = 512 << 10;
 constexpr size_t kMostBranches = 9, kMostTaps = 9;
 
 const Isa& required(const std::string& name) {
@@ -28,11 +29,52 @@ void loop(Team* team, size_t count, Body body) {
 
 int members(const Team* team) { return team ? team->threads() : 1; }
 
-// Tiles of nearly equal size, at most kTile locations each.
-struct Tiles {
-  size_t locations, count;
-  explicit Tiles(size_t n) : locations(n), count((n + kTile - 1) / kTile) {}
-  size_t begin(size_t t) const { return t * locations / count; }
+// The locations of a map, cut into strips of nearly equal length, row by row; or, `in_squares`, square of 2 x 2 by square,
+// as the next unit's shortcut averages them.
+struct Strips {
+  size_t height, width, side, count;
+  Strips(size_t h, size_t w, bool in_squares = false) : height(h), width(w), side(in_squares ? 2 : 1) {
+    const size_t most = kStrip / (side * side);
+    count = (h / side * (w / side) + most - 1) / most;
+  }
+};
+
+struct Strip {
+  int pixels = 0;
+  int first;           // location, or square, if in squares
+  int32_t at[kStrip];  // y * width + x
+
+  Strip(const Strips& strips, size_t index) : strips_(strips) {
+    const size_t w = strips.width, columns = w / strips.side, all = strips.height / strips.side * columns;
+    first = static_cast<int>(index * all / strips.count);
+    const int end = static_cast<int>((index + 1) * all / strips.count);
+    if (strips.side == 1) {
+      for (; first + pixels < end; ++pixels) at[pixels] = first + pixels;
+      return;
+    }
+    size_t column = first % columns;
+    int corner = static_cast<int>(2 * (first / columns * w + column));
+    for (int i = first; i < end; ++i, pixels += 4, corner += 2) {
+      const int width = static_cast<int>(w);
+      at[pixels] = corner, at[pixels + 1] = corner + 1;
+      at[pixels + 2] = corner + width, at[pixels + 3] = corner + width + 1;
+      if (++column == columns) column = 0, corner += width + width % 2;
+    }
+  }
+
+  // Row and column of each location.
+  void places(int* y, int* x) const {
+    const int w = static_cast<int>(strips_.width);
+    int row = at[0] / w;
+    for (int p = 0; p < pixels; ++p) {
+      while (at[p] < row * w) --row;
+      while (at[p] >= (row + 1) * w) ++row;
+      y[p] = row, x[p] = at[p] - row * w;
+    }
+  }
+
+ private:
+  const Strips& strips_;
 };
 
 int groups_of(size_t outputs, size_t block) {
@@ -47,45 +89,50 @@ struct PackedMap {
   size_t row_bytes;  // of one location
 };
 
-// Addresses of the taps of a convolution for locations [begin, end) of the output, and each location's border.
-void conv_rows(const PackedMap& map, const Reading& reading, int out_width, size_t begin, size_t end,
-               const uint8_t** rows, int* borders) {
-  const int pad = reading.kernel / 2;
-  for (size_t i = begin; i < end; ++i) {
-    const size_t p = i - begin;
-    const int y = static_cast<int>(i / out_width) * reading.stride - pad;
-    const int x = static_cast<int>(i % out_width) * reading.stride - pad;
-    const int bottom = y + reading.kernel > map.height, right = x + reading.kernel > map.width;
-    borders[p] = (y < 0) | bottom << 1 | (x < 0) << 2 | right << 3;
-    const uint8_t* corner = map.data + (static_cast<ptrdiff_t>(y) * map.width + x) * static_cast<ptrdiff_t>(map.row_bytes);
-    const uint8_t** row = rows + p;
-    for (int ky = 0; ky < reading.kernel; ++ky)
-      for (int kx = 0; kx < reading.kernel; ++kx, row += kTile) {
-        const bool inside = !borders[p] || (y + ky >= 0 && y + ky < map.height && x + kx >= 0 && x + kx < map.width);
-        *row = inside ? corner + (static_cast<size_t>(ky) * map.width + kx) * map.row_bytes : map.zeros;
-      }
-  }
-}
-
-// Addresses of the tokens that one branch reads: one segment, or one for each quarter of the channels.
-void branch_rows(const PackedMap& map, const Branch& branch, size_t begin, size_t end, const uint8_t** rows) {
-  if (branch.kind == 'P') {
-    for (size_t i = begin; i < end; ++i) rows[i - begin] = map.data + i * map.row_bytes;
+// Addresses of the taps of a convolution, and each location's border: 1 top, 2 bottom, 4 left, 8 right.
+void conv_rows(const PackedMap& map, const Reading& reading, const Strip& strip, const uint8_t** rows, int32_t* borders) {
+  const auto row_bytes = static_cast<ptrdiff_t>(map.row_bytes);
+  const int k = reading.kernel, pad = k / 2;
+  if (k == 1 && reading.stride == 1) {
+    for (int p = 0; p < strip.pixels; ++p) rows[p] = map.data + strip.at[p] * row_bytes, borders[p] = 0;
     return;
   }
-  const auto offsets = branch.offsets(map.height, map.width);
-  for (size_t i = begin; i < end; ++i) {
-    const int y = static_cast<int>(i / map.width), x = static_cast<int>(i % map.width);
-    for (int q = 0; q < 4; ++q) {
-      const int from_y = ((y + offsets[q][0]) % map.height + map.height) % map.height;
-      const int from_x = ((x + offsets[q][1]) % map.width + map.width) % map.width;
-      rows[q * kTile + (i - begin)] =
-          map.data + (static_cast<size_t>(from_y) * map.width + from_x) * map.row_bytes + q * map.row_bytes / 4;
+  ptrdiff_t taps[kMostTaps];
+  for (int t = 0; t < k * k; ++t) taps[t] = (static_cast<ptrdiff_t>(t / k) * map.width + t % k) * row_bytes;
+  int ys[kStrip], xs[kStrip];
+  strip.places(ys, xs);
+  for (int p = 0; p < strip.pixels; ++p) {
+    const int y = ys[p] * reading.stride - pad, x = xs[p] * reading.stride - pad;
+    const uint8_t* corner = map.data + (static_cast<ptrdiff_t>(y) * map.width + x) * row_bytes;
+    borders[p] = (y < 0) | (y + k > map.height) << 1 | (x < 0) << 2 | (x + k > map.width) << 3;
+    for (int t = 0; t < k * k; ++t) rows[t * kStrip + p] = corner + taps[t];
+    for (int t = 0; borders[p] && t < k * k; ++t) {
+      const int row = y + t / k, column = x + t % k;
+      if (row < 0 || row >= map.height || column < 0 || column >= map.width) rows[t * kStrip + p] = map.zeros;
     }
   }
 }
 
-// Bits that differ, for every branch of a unit, tile by tile and block by block; `finish` gets each.
+// Addresses of the tokens that one branch reads: one segment, or one for each quarter of the channels. Offsets are
+// those of Branch::offsets, made non-negative.
+void branch_rows(const PackedMap& map, char kind, const std::array<std::array<int, 2>, 4>& offsets, const Strip& strip,
+                 const uint8_t** rows) {
+  if (kind == 'P') {
+    for (int p = 0; p < strip.pixels; ++p) rows[p] = map.data + strip.at[p] * map.row_bytes;
+    return;
+  }
+  int ys[kStrip], xs[kStrip];
+  strip.places(ys, xs);
+  for (int q = 0; q < 4; ++q)
+    for (int p = 0; p < strip.pixels; ++p) {
+      int y = ys[p] + offsets[q][0], x = xs[p] + offsets[q][1];
+      if (y >= map.height) y -= map.height;
+      if (x >= map.width) x -= map.width;
+      rows[q * kStrip + p] = map.data + (static_cast<size_t>(y) * map.width + x) * map.row_bytes + q * map.row_bytes / 4;
+    }
+}
+
+// Bits that differ, for every branch of a unit, strip by strip and block by block; `finish` gets each.
 struct Counting {
   const Isa* isa;
   const std::vector<BinaryWeights>* weights;
@@ -93,38 +140,44 @@ struct Counting {
   const Reading* reading;
   int outputs, out_height, out_width;
 
-  // finish(begin, end, block, groups, differing, borders, member)
-  template <typename Finish>
-  void run(const PackedMap& map, Team* team, const Finish& finish) const {
-    const Tiles tiles(static_cast<size_t>(out_height) * out_width);
+  // start(strip) once for each strip, then for each block finish(strip, block, groups, differing, borders, member)
+  template <typename Start, typename Finish>
+  void run(const PackedMap& map, Team* team, bool in_squares, const Start& start, const Finish& finish) const {
+    const Strips strips(out_height, out_width, in_squares);
     const size_t blocks = round_up(outputs, kBlock) / kBlock;
     const size_t bytes = std::max<size_t>(1, weights->front().block_bytes() * weights->size());
     size_t at_once = std::clamp<size_t>(kCachedWeights / bytes, 1, blocks);
-    // Few tiles, as on 7x7 maps, are shared out by output channels instead.
-    while (at_once > 1 && tiles.count * (blocks / at_once) < 16 * static_cast<size_t>(members(team))) at_once /= 2;
+    // Few strips, as on 7x7 maps, are shared out by output channels instead.
+    while (at_once > 1 && strips.count * (blocks / at_once) < 8 * static_cast<size_t>(members(team))) at_once /= 2;
     const size_t parts = (blocks + at_once - 1) / at_once;
     const size_t taps = static_cast<size_t>(reading->kernel) * reading->kernel;
-    loop(team, parts * tiles.count, [&](size_t first, size_t last, int member) {
-      const uint8_t* rows[kMostBranches][kMostTaps * kTile];
-      int borders[kTile] = {};
-      alignas(64) int32_t differing[kMostBranches * kTile * kBlock];
+    std::array<std::array<int, 2>, 4> offsets[kMostBranches];
+    for (size_t b = 0; b < branches->size(); ++b) {
+      offsets[b] = (*branches)[b].offsets(map.height, map.width);
+      for (auto& offset : offsets[b]) {
+        offset[0] = (offset[0] % map.height + map.height) % map.height;
+        offset[1] = (offset[1] % map.width + map.width) % map.width;
+      }
+    }
+    loop(team, parts * strips.count, [&](size_t first, size_t last, int member) {
+      const uint8_t* rows[kMostBranches][kMostTaps * kStrip];
+      int32_t borders[kStrip] = {};
+      alignas(64) int32_t differing[kMostBranches * kStrip * kBlock];
       for (size_t task = first; task < last; ++task) {
-        const size_t tile = task % tiles.count, part = task / tiles.count;
-        const size_t begin = tiles.begin(tile), end = tiles.begin(tile + 1);
-        const int pixels = static_cast<int>(end - begin);
-        if (branches->empty())
-          conv_rows(map, *reading, out_width, begin, end, rows[0], borders);
-        else
-          for (size_t b = 0; b < branches->size(); ++b) branch_rows(map, (*branches)[b], begin, end, rows[b]);
+        const size_t part = task / strips.count;
+        const Strip strip(strips, task % strips.count);
+        if (branches->empty()) conv_rows(map, *reading, strip, rows[0], borders);
+        for (size_t b = 0; b < branches->size(); ++b) branch_rows(map, (*branches)[b].kind, offsets[b], strip, rows[b]);
+        start(strip);
         for (size_t block = part * at_once; block < std::min(blocks, (part + 1) * at_once); ++block) {
           const int groups = groups_of(outputs, block);
           for (size_t b = 0; b < weights->size(); ++b) {
             const bool whole = branches->empty() || (*branches)[b].kind == 'P';
             const int segments = branches->empty() ? static_cast<int>(taps) : whole ? 1 : 4;
-            isa->differing(rows[b], segments, whole ? reading->words() : reading->words() / 4, pixels,
-                           (*weights)[b].block(block), groups, differing + b * kTile * kBlock);
+            isa->differing(rows[b], segments, whole ? reading->words() : reading->words() / 4, strip.pixels,
+                           (*weights)[b].block(block), groups, differing + b * kStrip * kBlock);
           }
-          finish(begin, end, block, groups, differing, borders, member);
+          finish(strip, block, groups, differing, borders, member);
         }
       }
     });
@@ -218,13 +271,15 @@ RealWeights::RealWeights(const float* weights, int outputs_in, int depth_in, int
 // Everything a call writes to, planned for one size of image and kept for the next call.
 struct Plan::Workspace {
   int height = 0, width = 0, members = 0;
-  Buffer<float> maps[2], shortcut, products, patches, zeros, pooled;
+  Buffer<float> maps[2], shortcut, products, image, zeros, ones, pooled;
+  Buffer<int32_t> places;  // of the stem's taps in the image, from the first
   Buffer<uint8_t> bits[2], no_bits, scratch;
   Buffer<double> sums, context;
   Buffer<float> thresholds, bias, features;
   int map = 0, packed = 0;
-  size_t widest = 0, patch = 0, scratch_bytes = 0;
-  bool summed = false;
+  size_t widest = 0, scratch_bytes = 0;
+  bool summed = false;   // the channel sums of the map are known
+  bool averaged = false;  // in place of the map itself its averages over 2 x 2 are in `pooled`
 
   float* floats() { return maps[map].get(); }
   const uint8_t* acts() { return bits[packed].get(); }
@@ -281,10 +336,8 @@ void Plan::prepare(Workspace& s, int height, int width, int members) const {
   const int w0 = (width + 2 * (stem_.kernel / 2) - stem_.kernel) / stem_.stride + 1;
   size_t h = h0, w = w0, channels = stem_.outputs;
   s.widest = 0, s.scratch_bytes = 0;
-  size_t floats = h * w * round_up(channels, kBlock), pooled = 0, products = 0, acts = 0, context = 1;
-  s.patch = static_cast<size_t>(stem_.channels) * stem_.kernel * stem_.kernel;
+  size_t floats = h * w * round_up(channels, kBlock), pooled = floats, products = 0, acts = 0, context = 1;
   if (stem_.pooled) {
-    pooled = floats;
     h = half(h), w = half(w);
   }
   auto widest = [&](size_t n) { s.widest = std::max(s.widest, round_up(n, kBlock)); };
@@ -295,6 +348,7 @@ void Plan::prepare(Workspace& s, int height, int width, int members) const {
     const size_t stride = round_up(unit.outputs, kBlock);
     widest(unit.outputs), widest(unit.reading.channels);
     floats = std::max(floats, h * w * stride);
+    pooled = std::max(pooled, h * w * stride / 4);
     if (unit.real || unit.shortcut) products = std::max(products, h * w * stride);
     if (!unit.real) {
       acts = std::max(acts, inside * unit.reading.words() * isa_->act_bytes);
@@ -310,7 +364,16 @@ void Plan::prepare(Workspace& s, int height, int width, int members) const {
   s.zeros.reserve(s.widest), s.no_bits.reserve(s.widest / kGroup * isa_->act_bytes + 4096);
   s.sums.reserve(members * s.widest), s.context.reserve(2 * s.widest + context);
   s.thresholds.reserve(s.widest), s.bias.reserve(s.widest), s.features.reserve(s.widest);
-  s.patches.reserve(members * kTile * s.patch), s.scratch.reserve(members * s.scratch_bytes);
+  s.ones.reserve(kBlock), std::fill_n(s.ones.get(), kBlock, 1.f);
+  const size_t k = stem_.kernel, padded_height = height + k - 1, padded_width = width + k - 1;
+  // A new size moves the margins, which must be zeros.
+  s.image = Buffer<float>(stem_.channels * padded_height * padded_width);
+  s.places.reserve(stem_.weights.depth);
+  for (int i = 0; i < stem_.weights.depth; ++i) {
+    const size_t c = i / (k * k), row = i / k % k, column = i % k;
+    s.places[i] = static_cast<int32_t>((c * padded_height + row) * padded_width + column);
+  }
+    s.scratch.reserve(members * s.scratch_bytes);
   s.height = height, s.width = width, s.members = std::max(s.members, members);
 }
 
@@ -320,52 +383,45 @@ Plan::Size Plan::run_stem(const float* image, Workspace& s, Team* team) const {
   const size_t stride = round_up(stem_.outputs, kGroup), blocks = stem_.weights.blocks();
   const Unit* next = units_.empty() ? nullptr : &units_.front();
   const bool fused = !stem_.pooled && next && !next->real && !next->reading.quartered && !next->embedding;
-  s.map = 0, s.packed = 0;
+  s.map = 0, s.packed = 0, s.averaged = false;
   s.summed = !stem_.pooled && next && next->embedding;
   if (s.summed) std::fill_n(s.sums.get(), s.members * s.widest, 0.0);
   float* out = stem_.pooled ? s.pooled.get() : s.floats();
   const size_t act_row = next && !next->real ? next->reading.words() * isa_->act_bytes : 0;
-  const Tiles tiles(static_cast<size_t>(h) * w);
-  static const Buffer<float> ones = [] {
-    Buffer<float> b(kBlock);
-    std::fill_n(b.get(), kBlock, 1.f);
-    return b;
-  }();
-  loop(team, tiles.count, [&](size_t first, size_t last, int member) {
-    float* patches = s.patches.get() + member * kTile * s.patch;
-    const float* rows[kTile];
-    alignas(64) float products[kTile * kBlock];
-    for (size_t tile = first; tile < last; ++tile) {
-      const size_t begin = tiles.begin(tile), end = tiles.begin(tile + 1);
-      Epilogue e{};
-      e.pixels = static_cast<int>(end - begin), e.branches = 1, e.real = products, e.slope = ones.get();
-      e.shift = s.zeros.get();
-      for (size_t i = begin; i < end; ++i) {
-        const size_t p = i - begin;
-        float* patch = patches + p * s.patch;
-        rows[p] = patch;
-        const int y0 = static_cast<int>(i / w) * stem_.stride - pad, x0 = static_cast<int>(i % w) * stem_.stride - pad;
-        const bool inside = y0 >= 0 && x0 >= 0 && y0 + k <= s.height && x0 + k <= s.width;
-        for (int c = 0; c < stem_.channels; ++c)
-          for (int ky = 0; ky < k; ++ky) {
-            const int y = y0 + ky;
-            const float* line = image + (static_cast<ptrdiff_t>(c) * s.height + y) * s.width + x0;
-            for (int kx = 0; kx < k; ++kx)
-              *patch++ = inside || (y >= 0 && y < s.height && x0 + kx >= 0 && x0 + kx < s.width) ? line[kx] : 0.f;
-          }
+  // Between margins of zeros every tap of every location can be read where it is.
+  const size_t padded_width = s.width + 2 * pad, padded_height = s.height + 2 * pad;
+  loop(team, stem_.channels * static_cast<size_t>(s.height), [&](size_t first, size_t last, int) {
+    for (size_t line = first; line < last; ++line) {
+      const size_t row = line / s.height * padded_height + line % s.height + pad;
+      std::copy_n(image + line * s.width, s.width, s.image.get() + row * padded_width + pad);
+    }
+  });
+  const Strips strips(h, w);
+  const int depth = stem_.weights.depth;
+  const bool large = h * w * stride * sizeof(float) > kLargeMap;
+  loop(team, strips.count, [&](size_t first, size_t last, int member) {
+    const float* rows[kStrip];
+    alignas(64) float products[kStrip * kBlock];
+    for (size_t index = first; index < last; ++index) {
+      const Strip strip(strips, index);
+      int ys[kStrip], xs[kStrip];
+      strip.places(ys, xs);
+      for (int p = 0; p < strip.pixels; ++p) {
+        rows[p] = s.image.get() + (ys[p] * padded_width + xs[p]) * stem_.stride;
+        for (size_t c = 0; large && c < stride; c += 16) __builtin_prefetch(out + strip.at[p] * stride + c, 1);
       }
+      Epilogue e{};
+      e.pixels = strip.pixels, e.branches = 1, e.at = e.out_at = strip.at, e.real = products;
+      e.slope = s.ones.get(), e.shift = e.residual = s.zeros.get(), e.out_stride = stride, e.bits_stride = act_row;
       for (size_t b = 0; b < blocks; ++b) {
         e.groups = groups_of(stem_.outputs, b);
-        isa_->real(rows, static_cast<int>(s.patch), e.pixels, stem_.weights.packed.get() + b * s.patch * kBlock, e.groups,
+        isa_->real(rows, s.places.get(), depth, e.pixels, stem_.weights.packed.get() + b * depth * kBlock, e.groups,
                    products);
-        e.scale = stem_.scale.get() + b * kBlock, e.bias = stem_.bias.get() + b * kBlock;
-        e.sums = s.summed ? s.sums.get() + member * s.widest + b * kBlock : nullptr;
-        e.threshold = fused ? next->threshold.get() + b * kBlock : nullptr;
-        for (int p = 0; p < e.pixels; ++p) {
-          e.residual[p] = s.zeros.get();
-          e.out[p] = out + (begin + p) * stride + b * kBlock;
-          if (fused) e.bits[p] = s.bits[0].get() + (begin + p) * act_row + 2 * b * isa_->act_bytes;
-        }
+        const size_t o = b * kBlock;
+        e.scale = stem_.scale.get() + o, e.bias = stem_.bias.get() + o, e.out = out + o;
+        e.sums = s.summed ? s.sums.get() + member * s.widest + o : nullptr;
+        e.threshold = fused ? next->threshold.get() + o : nullptr;
+        e.bits = s.bits[0].get() + o / kGroup * isa_->act_bytes;
         isa_->epilogue(e);
       }
     }
@@ -453,20 +509,20 @@ void Plan::ready_bits(const Unit& unit, Size size, Workspace& s, Team* team) con
 // out[i][o] = sum_k in[i][k] weights[k][o], (locations, outputs)
 static void real_products(const Isa& isa, Team* team, const float* in, size_t in_stride, size_t locations,
                           const RealWeights& weights, float* out, size_t out_stride) {
-  const Tiles tiles(locations);
+  const Strips strips(1, locations);
   const size_t each = weights.outputs / weights.groups, blocks = weights.blocks();
-  loop(team, weights.groups * blocks * tiles.count, [&](size_t first, size_t last, int) {
-    const float* rows[kTile];
-    alignas(64) float products[kTile * kBlock];
+  loop(team, weights.groups * blocks * strips.count, [&](size_t first, size_t last, int) {
+    const float* rows[kStrip];
+    alignas(64) float products[kStrip * kBlock];
     for (size_t task = first; task < last; ++task) {
-      const size_t tile = task % tiles.count, block = task / tiles.count % blocks, group = task / tiles.count / blocks;
-      const size_t begin = tiles.begin(tile), end = tiles.begin(tile + 1);
-      for (size_t i = begin; i < end; ++i) rows[i - begin] = in + i * in_stride + group * weights.depth;
-      isa.real(rows, weights.depth, static_cast<int>(end - begin),
+      const Strip strip(strips, task % strips.count);
+      const size_t block = task / strips.count % blocks, group = task / strips.count / blocks;
+      for (int p = 0; p < strip.pixels; ++p) rows[p] = in + strip.at[p] * in_stride + group * weights.depth;
+      isa.real(rows, nullptr, weights.depth, strip.pixels,
                weights.packed.get() + (group * blocks + block) * weights.depth * kBlock, groups_of(each, block), products);
       const size_t from = block * kBlock, width = std::min<size_t>(kBlock, each - from);
-      for (size_t i = begin; i < end; ++i)
-        std::copy_n(products + (i - begin) * kBlock, width, out + i * out_stride + group * each + from);
+      for (int p = 0; p < strip.pixels; ++p)
+        std::copy_n(products + p * kBlock, width, out + strip.at[p] * out_stride + group * each + from);
     }
   });
 }
@@ -476,7 +532,9 @@ const float* Plan::shortcut(const Unit& unit, Size in, Size out, Workspace& s, T
   const size_t stride = round_up(unit.reading.channels, kGroup), out_stride = round_up(unit.outputs, kGroup);
   const float* from = s.floats();
   const size_t locations = static_cast<size_t>(out.height) * out.width;
-  if (unit.pooled) {
+  if (unit.pooled && s.averaged) {
+    from = s.pooled.get();
+  } else if (unit.pooled) {
     loop(team, locations, [&](size_t first, size_t last, int) {
       for (size_t i = first; i < last; ++i) {
         const size_t y = i / out.width, x = i % out.width;
@@ -510,7 +568,7 @@ const float* Plan::shortcut(const Unit& unit, Size in, Size out, Workspace& s, T
   return from;
 }
 
-void Plan::run_unit(const Unit& unit, const Unit* next, Size& size, Workspace& s, Team* team) const {
+void Plan::run_unit(const Unit& unit, const Unit* next, Size& size, Workspace& s, Team* team, bool keep) const {
   const Size in = size;
   if (unit.reading.stride == 2) size = {(in.height + 1) / 2, (in.width + 1) / 2};
   const size_t locations = static_cast<size_t>(size.height) * size.width;
@@ -523,6 +581,8 @@ void Plan::run_unit(const Unit& unit, const Unit* next, Size& size, Workspace& s
     real_products(*isa_, team, s.floats(), in_stride, locations, unit.real_weights, s.products.get(), stride);
     real = s.products.get();
   }
+  // The next unit reads nothing of this map but its bits and its averages: then it is never written.
+  const bool average = !keep && fused && next->pooled && !unit.real && size.height % 2 == 0 && size.width % 2 == 0;
   const float* residual = own ? s.floats() : shortcut(unit, in, size, s, team);
   const size_t period = aligned_repeat ? unit.reading.channels : stride;
   const size_t residual_stride = own || aligned_repeat ? in_stride : stride;
@@ -535,37 +595,57 @@ void Plan::run_unit(const Unit& unit, const Unit* next, Size& size, Workspace& s
   s.summed = next && next->embedding;
   if (s.summed) std::fill_n(s.sums.get(), s.members * s.widest, 0.0);
 
-  auto finish = [&](size_t begin, size_t end, size_t block, int groups, const int32_t* differing, const float* products,
-                    const int* borders, int member) {
-    Epilogue e{};
-    e.pixels = static_cast<int>(end - begin), e.groups = groups, e.branches = static_cast<int>(branches);
-    e.differing = differing, e.real = products;
+  const bool large = locations * stride * sizeof(float) > kLargeMap;
+  // A map too large for the level-2 cache is asked for early, so that it is there when the products are.
+  auto start = [&](const Strip& strip) {
+    for (int p = 0; large && p < strip.pixels; ++p) {
+      for (size_t c = 0; c < residual_stride; c += 16) __builtin_prefetch(residual + strip.at[p] * residual_stride + c);
+      for (size_t c = 0; !own && !average && c < stride; c += 16) __builtin_prefetch(out + strip.at[p] * stride + c, 1);
+    }
+  };
+  static constexpr auto kInOrder = [] {
+    std::array<int32_t, kStrip> order{};
+    for (int i = 0; i < kStrip; ++i) order[i] = i;
+    return order;
+  }();
+  auto finish = [&](const Strip& strip, size_t block, int groups, const int32_t* differing, const float* products,
+                    const int32_t* borders, int member) {
     const size_t o = block * kBlock;
+    alignas(64) float squares[kStrip * kBlock];
+    Epilogue e;
+    e.pixels = strip.pixels, e.groups = groups, e.branches = static_cast<int>(branches), e.at = strip.at;
+    e.differing = differing, e.real = products, e.borders = borders;
+    if (differing) e.base = unit.weights.front().base() + o, e.base_stride = unit.weights.front().base_stride();
     e.scale = unit.scale.get() + o, e.scale_stride = round_up(unit.outputs, kBlock);
     e.bias = bias + o, e.slope = unit.slope.get() + o, e.shift = unit.shift.get() + o;
+    e.residual = residual, e.residual_stride = residual_stride;
     for (int g = 0; g < groups; ++g) e.residual_offset[g] = (o + g * kGroup) % period;
+    e.out = average ? squares : out + o, e.out_stride = average ? kBlock : stride;
+    e.out_at = average ? kInOrder.data() : strip.at;
     e.threshold = fused ? next->threshold.get() + o : nullptr;
+    e.bits = bits + o / kGroup * isa_->act_bytes, e.bits_stride = act_row;
     e.sums = s.summed ? s.sums.get() + member * s.widest + o : nullptr;
-    for (int p = 0; p < e.pixels; ++p) {
-      if (differing) e.base[p] = unit.weights.front().base(borders[p]) + o;
-      e.residual[p] = residual + (begin + p) * residual_stride;
-      e.out[p] = out + (begin + p) * stride + o;
-      if (fused) e.bits[p] = bits + (begin + p) * act_row + o / kGroup * isa_->act_bytes;
-    }
     isa_->epilogue(e);
+    for (int q = 0; average && q < strip.pixels / 4; ++q) {
+      const float* of = squares + 4 * q * kBlock;
+      float* to = s.pooled.get() + (strip.first + q) * stride + o;
+      for (int c = 0; c < groups * kGroup; ++c)
+        to[c] = ((of[c] + of[kBlock + c]) + (of[2 * kBlock + c] + of[3 * kBlock + c])) * 0.25f;
+    }
   };
 
   if (unit.real) {
-    const Tiles tiles(locations);
-    loop(team, tiles.count, [&](size_t first, size_t last, int member) {
-      alignas(64) float products[kTile * kBlock];
-      for (size_t tile = first; tile < last; ++tile) {
-        const size_t begin = tiles.begin(tile), end = tiles.begin(tile + 1);
+    const Strips strips(size.height, size.width);
+    loop(team, strips.count, [&](size_t first, size_t last, int member) {
+      alignas(64) float products[kStrip * kBlock];
+      for (size_t index = first; index < last; ++index) {
+        const Strip strip(strips, index);
+        start(strip);
         for (size_t block = 0; block * kBlock < stride; ++block) {
           const int groups = groups_of(unit.outputs, block);
-          for (size_t i = begin; i < end; ++i)
-            std::copy_n(real + i * stride + block * kBlock, groups * kGroup, products + (i - begin) * kBlock);
-          finish(begin, end, block, groups, nullptr, products, nullptr, member);
+          for (int p = 0; p < strip.pixels; ++p)
+            std::copy_n(real + strip.at[p] * stride + block * kBlock, groups * kGroup, products + p * kBlock);
+          finish(strip, block, groups, nullptr, products, nullptr, member);
         }
       }
     });
@@ -573,10 +653,11 @@ void Plan::run_unit(const Unit& unit, const Unit* next, Size& size, Workspace& s
     const PackedMap packed{s.acts(), s.no_bits.get(), in.height, in.width,
                            unit.reading.words() * static_cast<size_t>(isa_->act_bytes)};
     const Counting counting{isa_, &unit.weights, &unit.branches, &unit.reading, unit.outputs, size.height, size.width};
-    counting.run(packed, team,
-                 [&](size_t begin, size_t end, size_t block, int groups, const int32_t* differing, const int* borders,
-                     int member) { finish(begin, end, block, groups, differing, nullptr, borders, member); });
+    counting.run(packed, team, average, start,
+                 [&](const Strip& strip, size_t block, int groups, const int32_t* differing, const int32_t* borders,
+                     int member) { finish(strip, block, groups, differing, nullptr, borders, member); });
   }
+  s.averaged = average;
   s.map = map;
   s.packed = 1 - s.packed;
   if (!fused && next && !next->real) ready_bits(*next, size, s, team);
@@ -593,7 +674,7 @@ void Plan::run_head(Size size, Workspace& s, Team* team, float* logits) const {
     const float* row = s.features.get();
     alignas(64) float out[kTile * kBlock];
     for (size_t b = first; b < last; ++b) {
-      isa_->real(&row, head_.depth, 1, head_.packed.get() + b * head_.depth * kBlock, groups_of(head_.outputs, b), out);
+      isa_->real(&row, nullptr, head_.depth, 1, head_.packed.get() + b * head_.depth * kBlock, groups_of(head_.outputs, b), out);
       for (size_t o = b * kBlock; o < std::min<size_t>(head_.outputs, (b + 1) * kBlock); ++o)
         logits[o] = out[o - b * kBlock] + head_bias_[o];
     }
@@ -639,7 +720,7 @@ void Plan::run_image(const float* image, Workspace& s, Team* team, float* logits
       before.thresholds.assign(thresholds, thresholds + before.inputs);
     }
     start = traced ? Clock::now() : start;
-    run_unit(unit, next, size, s, team);
+    run_unit(unit, next, size, s, team, traced && values);
     if (traced) {
       Traced& t = record(unit.name, unit.outputs, size);
       t.inputs = before.inputs, t.in_height = before.in_height, t.in_width = before.in_width;
@@ -722,14 +803,15 @@ void Product::run(const uint64_t* bits, int count, int height, int width, int32_
   const size_t locations = static_cast<size_t>(out_height) * out_width;
   const Counting counting{isa_, &weights_, &branches_, &reading_, outputs_, out_height, out_width};
   for (int n = 0; n < count; ++n)
-    counting.run({acts.get() + n * inside * row, zeros.get(), height, width, row}, &team_,
-                 [&](size_t begin, size_t end, size_t block, int, const int32_t* differing, const int* borders, int) {
+    counting.run({acts.get() + n * inside * row, zeros.get(), height, width, row}, &team_, false,
+                 [](const Strip&) {},
+                 [&](const Strip& strip, size_t block, int, const int32_t* differing, const int32_t* borders, int) {
                    const size_t o = block * kBlock, columns = std::min<size_t>(kBlock, outputs_ - o);
                    for (size_t b = 0; b < weights_.size(); ++b)
-                     for (size_t i = begin; i < end; ++i) {
-                       const int32_t* base = weights_[b].base(borders[i - begin]) + o;
-                       const int32_t* from = differing + (b * kTile + (i - begin)) * kBlock;
-                       int32_t* to = out + ((b * count + n) * locations + i) * outputs_ + o;
+                     for (int p = 0; p < strip.pixels; ++p) {
+                       const int32_t* base = weights_[b].base() + borders[p] * weights_[b].base_stride() + o;
+                       const int32_t* from = differing + (b * kStrip + p) * kBlock;
+                       int32_t* to = out + ((b * count + n) * locations + strip.at[p]) * outputs_ + o;
                        for (size_t j = 0; j < columns; ++j) to[j] = base[j] - 2 * from[j];
                      }
                  });

@@ -67,7 +67,8 @@ class BinaryWeights {
   const uint8_t* block(size_t b) const { return packed_.get() + b * block_bytes_; }
   size_t block_bytes() const { return block_bytes_; }
   // (16, outputs): by border (1 top, 2 bottom, 4 left, 8 right missing), valid taps * channels + 2 * bits of the others.
-  const int32_t* base(int border) const { return base_.get() + border * outputs_; }
+  const int32_t* base() const { return base_.get(); }
+  size_t base_stride() const { return outputs_; }
 
  private:
   Buffer<uint8_t> packed_;
@@ -163,7 +164,7 @@ class Plan {
   void run_image(const float* image, Workspace& space, Team* team, float* logits, std::vector<Traced>* traced,
                  bool values) const;
   Size run_stem(const float* image, Workspace& space, Team* team) const;
-  void run_unit(const Unit& unit, const Unit* next, Size& size, Workspace& space, Team* team) const;
+  void run_unit(const Unit& unit, const Unit* next, Size& size, Workspace& space, Team* team, bool keep) const;
   void run_head(Size size, Workspace& space, Team* team, float* logits) const;
   const float* shortcut(const Unit& unit, Size in, Size out, Workspace& space, Team* team) const;
   void ready_bits(const Unit& unit, Size size, Workspace& space, Team* team) const;

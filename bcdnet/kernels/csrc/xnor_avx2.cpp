@@ -128,7 +128,7 @@ struct Differing {
       std::memset(out + p * kBlock, 0, 4 * kGroup * kGroups);
     }
     int of_bytes = 0, of_shorts = 0;
-    for (int s = 0; s < segments; ++s, rows += kTile) {
+    for (int s = 0; s < segments; ++s, rows += kStrip) {
       const uint8_t* row[kPixels];
       for (int p = 0; p < kPixels; ++p) row[p] = rows[p];
       for (int left = words; left > 0;) {
@@ -161,13 +161,9 @@ struct Differing {
   }
 };
 
-void differing(const uint8_t* const* rows, int segments, int words, int pixels, const uint8_t* weights, int groups,
-               int32_t* out) {
-  by_size<Differing>(pixels, groups, rows, segments, words, weights, out);
-}
 
 }  // namespace
 
-extern const Isa kAvx2{"avx2", kActBytes, 8 * kBlock, encode, decode, pack_weights, differing, real, epilogue, pack};
+extern const Isa kAvx2{"avx2", kActBytes, 8 * kBlock, encode, decode, pack_weights, differing_with<Differing>, real, epilogue, pack};
 
 }  // namespace bcdnet

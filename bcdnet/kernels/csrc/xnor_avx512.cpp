@@ -50,7 +50,7 @@ struct Differing {
     __m512i sums[kPixels][kVectors];
     for (int p = 0; p < kPixels; ++p)
       for (int v = 0; v < kVectors; ++v) sums[p][v] = _mm512_setzero_si512();
-    for (int s = 0; s < segments; ++s, rows += kTile) {
+    for (int s = 0; s < segments; ++s, rows += kStrip) {
       const uint8_t* row[kPixels];
       for (int p = 0; p < kPixels; ++p) row[p] = rows[p];
       for (int w = 0; w < words; ++w, weights += 4 * kBlock) {
@@ -68,13 +68,9 @@ struct Differing {
   }
 };
 
-void differing(const uint8_t* const* rows, int segments, int words, int pixels, const uint8_t* weights, int groups,
-               int32_t* out) {
-  by_size<Differing>(pixels, groups, rows, segments, words, weights, out);
-}
 
 }  // namespace
 
-extern const Isa kAvx512{"avx512", kActBytes, 4 * kBlock, encode, decode, pack_weights, differing, real, epilogue, pack};
+extern const Isa kAvx512{"avx512", kActBytes, 4 * kBlock, encode, decode, pack_weights, differing_with<Differing>, real, epilogue, pack};
 
 }  // namespace bcdnet

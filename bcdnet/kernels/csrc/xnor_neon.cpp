@@ -62,7 +62,7 @@ struct Differing {
         for (int w = 0; w < words; ++w, weight += 4 * kBlock) {
           for (int p = 0; p < kAtOnce; ++p) {
             const int pixel = first + p < kPixels ? first + p : kPixels - 1;
-            const uint8x16_t a = vreinterpretq_u8_u32(vdupq_n_u32(word_at(rows[s * kTile + pixel], w)));
+            const uint8x16_t a = vreinterpretq_u8_u32(vdupq_n_u32(word_at(rows[s * kStrip + pixel], w)));
             for (int v = 0; v < kVectors; ++v)
               bytes[p][v] = vaddq_u8(bytes[p][v], vcntq_u8(veorq_u8(a, vld1q_u8(weight + 16 * v))));
           }
@@ -85,13 +85,9 @@ struct Differing {
   }
 };
 
-void differing(const uint8_t* const* rows, int segments, int words, int pixels, const uint8_t* weights, int groups,
-               int32_t* out) {
-  by_size<Differing>(pixels, groups, rows, segments, words, weights, out);
-}
 
 }  // namespace
 
-extern const Isa kNeon{"neon", kActBytes, 4 * kBlock, encode, decode, pack_weights, differing, real, epilogue, pack};
+extern const Isa kNeon{"neon", kActBytes, 4 * kBlock, encode, decode, pack_weights, differing_with<Differing>, real, epilogue, pack};
 
 }  // namespace bcdnet

@@ -61,7 +61,7 @@ struct Differing {
       int filled = 0;
       for (int s = 0; s < segments; ++s)
         for (int w = 0; w < words; ++w, weight += 4 * kBlock) {
-          const uint32_t a = word_at(rows[s * kTile + p], w);
+          const uint32_t a = word_at(rows[s * kStrip + p], w);
           for (int o = 0; o < kGroup * kGroups; ++o) {
             uint32_t x = a ^ word_at(weight, o);
             x -= x >> 1 & 0x55555555;
@@ -78,14 +78,10 @@ struct Differing {
   }
 };
 
-void differing(const uint8_t* const* rows, int segments, int words, int pixels, const uint8_t* weights, int groups,
-               int32_t* out) {
-  by_size<Differing>(pixels, groups, rows, segments, words, weights, out);
-}
 
 }  // namespace
 
 extern const Isa kPortable{"portable", kActBytes,  4 * kBlock, encode,   decode,
-                           pack_weights, differing, real,       epilogue, pack};
+                           pack_weights, differing_with<Differing>, real,       epilogue, pack};
 
 }  // namespace bcdnet
