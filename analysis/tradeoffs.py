@@ -278,6 +278,29 @@ def scatter_points(models: Iterable[Trained] = ()) -> pd.DataFrame:
     return pd.concat([points, measured[columns]], ignore_index=True) if len(measured) else points
 
 
+def with_latency(points: pd.DataFrame, latencies: pd.DataFrame) -> pd.DataFrame:
+    """Points with the time that each network was measured to take.
+
+    Args:
+        points: from :func:`scatter_points`.
+        latencies: ``name``, ``latency_ms`` (milliseconds for one image) and ``how`` it was measured, in words.
+
+    Returns:
+        The points with a column ``latency_ms``, NaN for those whose accuracy is quoted: they are other networks, which
+        were not timed. Where it is known, ``cost_kind`` is "measured" and ``source`` says how.
+    """
+    timed = (
+        points[points.kind == "measured"][["name"]]
+        .merge(latencies, on="name", how="left")
+        .set_axis(points.index[points.kind == "measured"])
+    )
+    points = points.assign(latency_ms=timed.latency_ms)
+    known = points.latency_ms.notna()
+    points.loc[known, "cost_kind"] = "measured"
+    points.loc[known, "source"] += "; time: " + timed.how
+    return points
+
+
 def pareto_front(points: pd.DataFrame, cost: str, accuracy: str = "top1") -> pd.DataFrame:
     """The rows that no other row beats: none is at most as costly and at least as accurate, and better in one.
 

@@ -106,12 +106,25 @@ def layer_times(model: Model, isa: str) -> pd.DataFrame:
         return deployment.layer_times(network, packed, _image(model))
 
 
-@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=HASH)
 def latency(model: Model, isa: str) -> deployment.Latency:
     """See :func:`analysis.deployment.latency`: one image on :data:`THREADS`."""
-    network = cache.private_copy(model)
-    with _measuring, kernels.use_isa(isa):
-        return deployment.latency(network, _image(model), THREADS)
+
+    def compute() -> deployment.Latency:
+        network = cache.private_copy(model)
+        with _measuring, kernels.use_isa(isa):
+            return deployment.latency(network, _image(model), THREADS)
+
+    return cache.remember(("latency", model.key, isa), compute)
+
+
+def latency_known(model: Model, isa: str) -> bool:
+    """Whether :func:`latency` would answer at once."""
+    return cache.known(("latency", model.key, isa))
+
+
+def latency_seconds(model: Model) -> float:
+    """Time that :func:`latency` takes on this machine, about: some tenths, or five rounds and what comes before."""
+    return max(0.4, 13 * cache.seconds_per_image(model))
 
 
 def speed_seconds(model: Model, isa: str) -> float:

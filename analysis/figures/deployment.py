@@ -16,9 +16,9 @@ _CAUSES = {
     "carried": ("follow from bits that differ before", GREY),
 }
 _PARTS = {
-    "binary": ("binary weights (32 bits each in the checkpoint, 1 bit packed)", BLUE),
-    "real": ("other numbers, 32 bits", ORANGE),
-    "half": ("embedding matrices, 16 bits", PURPLE),
+    "binary": ("binary weights", BLUE),
+    "real": ("other numbers", ORANGE),
+    "half": ("embedding matrices", PURPLE),
     "rest": ("names, configuration, card", GREY),
 }
 _LINES = {"simulation": (GREY, "x"), "float": (ORANGE, "circle"), "packed": (BLUE, "diamond")}
@@ -206,21 +206,17 @@ def speed_lines(speed: pd.DataFrame, size: int = 320) -> go.Figure:
             go.Scatter(
                 x=rows.threads.astype(str),
                 y=rows["median"],
-                mode="lines+markers+text",
+                mode="lines+markers",
                 name=name,
-                text=[f"{value:.3g}" for value in rows["median"]],
-                textposition="middle right",
                 line={"color": color, "width": 2},
                 marker={"symbol": symbol, "size": 10},
                 error_y={"array": rows.p90 - rows["median"], "arrayminus": rows["median"] - rows.p10, "thickness": 1.5},
                 customdata=rows[["p10", "p90", "runs"]].to_numpy(),
                 hovertemplate="<b>%{x} threads</b>: %{y:.3f} ms<br>%{customdata[0]:.3f} to %{customdata[1]:.3f} in "
                 "most of %{customdata[2]:,} runs<extra>" + name + "</extra>",
-                cliponaxis=False,
             )
         )
     layout(fig, height=size)
-    fig.update_layout(margin_r=40)
     fig.update_xaxes(title_text="threads", type="category")
     return fig.update_yaxes(type="log", title_text="ms for one image", tickformat="~g", dtick=1)
 
@@ -241,8 +237,8 @@ def twin_maps(maps: LayerMaps, channel: int, bit_channel: int, size: int | None 
     planes.append((maps.float_output[channel], maps.packed_output[channel]))
     titles = []
     if len(planes) == 2:
-        titles = [f"input bits, channel {bit_channel}: float", "packed", "where they differ"]
-    titles += [f"output, channel {channel}: float", "packed", "float − packed"]
+        titles = [f"input {bit_channel}, bits: float", "packed", "differ"]
+    titles += [f"output {channel}: float", "packed", "float − packed"]
     fig = make_subplots(len(planes), 3, subplot_titles=titles, horizontal_spacing=0.09, vertical_spacing=0.14)
     for k, (ours, packed) in enumerate(planes, start=1):
         binary = len(planes) == 2 and k == 1

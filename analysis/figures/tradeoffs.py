@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from analysis.figures.palette import BLUE, GREEN, GREY, INK, ORANGE, VERMILION, layout
 from analysis.tradeoffs import pareto_front
 
-#: Title of an axis by column of :func:`analysis.tradeoffs.scatter_points`.
+#: Title of an axis by column of :func:`analysis.tradeoffs.scatter_points` and :func:`analysis.tradeoffs.with_latency`.
 AXES = {
     "ops_full": "OPs = BOPs/64 + FLOPs (full convention)",
     "ops_conv_fc": "OPs = BOPs/64 + FLOPs (conv+fc convention)",
@@ -16,6 +16,7 @@ AXES = {
     "flops_conv_fc": "FLOPs (conv+fc convention)",
     "params": "parameters",
     "megabytes": "packed weights (MB)",
+    "latency_ms": "time of one image, packed where possible (ms)",
 }
 #: Digits that are written on a logarithmic axis; Plotly's own leave narrow ranges bare.
 _COARSE, _FINE = (1, 2, 5), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
@@ -23,6 +24,7 @@ _KINDS = {
     ("quoted", "quoted"): ("accuracy and cost quoted", "circle", BLUE),
     ("quoted", "computed"): ("accuracy quoted, cost computed", "circle-open", BLUE),
     ("measured", "computed"): ("accuracy measured, cost computed", "diamond", VERMILION),
+    ("measured", "measured"): ("accuracy and time measured", "diamond", VERMILION),
 }
 
 
@@ -48,6 +50,8 @@ def accuracy_cost_scatter(
     shown = points.dropna(subset=[x, "top1"])
     if log:
         shown = shown[shown[x] > 0]
+    # Plotly's SI prefixes make "200m" of 0.2 ms.
+    short, long = ("~g", ".3~g") if x == "latency_ms" else ("~s", ".4s")
     fig = go.Figure()
     front, places = pareto_front(shown, x), _label_positions(shown, x, log, size)
     fig.add_trace(
@@ -83,7 +87,7 @@ def accuracy_cost_scatter(
                     "visible": bool(rows.low.notna().any()),
                 },
                 customdata=rows[["precision", "source"]].to_numpy(),
-                hovertemplate="<b>%{text}</b> (W/A %{customdata[0]})<br>%{y:.2f} % at %{x:.4s}"
+                hovertemplate="<b>%{text}</b> (W/A %{customdata[0]})<br>%{y:.2f} % at %{x:" + long + "}"
                 "<br>%{customdata[1]}<extra></extra>",
             )
         )
@@ -104,11 +108,11 @@ def accuracy_cost_scatter(
     layout(fig, height=size)
     where = f" on {sets[0]}" if sets else ""
     fig.update_yaxes(title_text=f"top-1 accuracy{where} (%)", range=[low - margin, high + margin])
-    fig.update_xaxes(title_text=AXES[x], exponentformat="SI")
+    fig.update_xaxes(title_text=AXES[x], exponentformat="none" if x == "latency_ms" else "SI")
     if log:
         wide = shown[x].max() > 8 * shown[x].min()
         ticks = [digit * 10.0**power for power in range(-3, 13) for digit in (_COARSE if wide else _FINE)]
-        fig.update_xaxes(type="log", tickvals=ticks, tickformat="~s")
+        fig.update_xaxes(type="log", tickvals=ticks, tickformat=short)
     return fig
 
 

@@ -3,13 +3,15 @@
 import numpy as np
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from analysis.comparison import Comparison
+from analysis.deployment import Latency
 from analysis.figures import attribution as maps
 from analysis.figures import comparison as figures
 from analysis.methods import METHODS
 from app import cache, state
-from app.widgets import selection, words
+from app.widgets import latency, selection, words
 
 _MOST = 4
 
@@ -66,9 +68,11 @@ def _one_picture() -> None:
             results[m.id] = cache.attribute(m, picture, target, method)
         except ValueError as error:
             st.warning(f"{m.title}: {error}")
+    slots = {}
     for column, m in zip(st.columns(len(models)), models, strict=True):
         with column.container(border=True, height="stretch"):
-            _card(m, scores[m.id])
+            slots[m.id] = _card(m, scores[m.id])
+    measured = st.container()
     shown = [m for m in models if m.id in results]
     if shown:
         words.badge(*words.VALIDITY["exact"])
@@ -79,23 +83,48 @@ def _one_picture() -> None:
             config={"displayModeBar": False},
             alt=f"{METHODS[method].title} for {names[target]}: {', '.join(m.title for m in shown)}",
         )
+    # Last, because timing takes a while.
+    with measured:
+        times = latency.latencies(models, "compare_time")
+        if times:
+            words.badge("measured", latency.where(times.values()))
+    for key, time in times.items():
+        with slots[key]:
+            _times(time)
 
 
-def _card(m: cache.Model, scores: np.ndarray) -> None:
+def _card(m: cache.Model, scores: np.ndarray) -> DeltaGenerator:
+    """What is known of a model; returns the place where its times belong."""
     st.markdown(f"**{m.title}**")
     best = int(scores.argmax())
     right = picture.label is None or m.classes[best] == cache.test_set().classes[picture.label]  # type: ignore[union-attr]
     verdict = "" if picture.label is None else (" :green[:material/check:]" if right else " :red[:material/close:]")
     st.markdown(f"{m.classes[best]} · {scores[best]:.1%}{verdict}")
     metrics, cost = m.card.get("metrics") or {}, cache.network_cost(m.config)
-    accuracy, ops = st.columns(2)
     top1 = metrics.get("top1")
-    accuracy.metric(
-        "Top-1 (%)",  # in the label, because four cards side by side leave room for five figures
-        "–" if top1 is None else f"{top1:.2f}",
-        help="Measured on the whole test set, from the card." if top1 is not None else "The card holds no accuracy.",
+    with st.container(horizontal=True):  # a narrow card has them one below the other
+        st.metric(
+            "Top-1 (%)",  # in the label, because four cards side by side leave room for five figures
+            "–" if top1 is None else f"{top1:.2f}",
+            help="Measured on the whole test set, from the card."
+            if top1 is not None
+            else "The card holds no accuracy.",
+        )
+        st.metric("OPs (10⁶)", f"{cost.ops['full'] / 1e6:.2f}", help="Computed: BOPs / 64 + FLOPs, convention full.")
+    return st.container(horizontal=True)
+
+
+def _times(time: Latency) -> None:
+    st.metric(
+        "Packed (ms)",
+        "–" if time.packed_ms is None else f"{time.packed_ms:.2f}",
+        help=time.why or f"Measured: median of {time.packed_runs} runs of one image.",
     )
-    ops.metric("OPs (10⁶)", f"{cost.ops['full'] / 1e6:.2f}", help="Computed: BOPs / 64 + FLOPs, convention full.")
+    st.metric(
+        "Float (ms)",
+        f"{time.float_ms:.2f}",
+        help=f"Measured: median of {time.runs} runs of one image in PyTorch, binary weights binarized once.",
+    )
 
 
 _one_picture()
@@ -220,6 +249,6 @@ words.misleads(
     "A model that is continued from another one has been trained for longer. The difference of the two is not only "
     "what it adds: look for one that was trained as long.",
     "p-values of several pairs are not corrected for looking at many.",
-    "OPs are counted, not timed; a model with fewer OPs need not be faster.",
+    "OPs are counted, times measured on this machine as busy as it was. A model with fewer OPs need not be faster.",
     "The softmax of an untested network says how it ranks classes, not how often it is right.",
 )

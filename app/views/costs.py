@@ -6,9 +6,10 @@ import pandas as pd
 import streamlit as st
 
 from analysis import tradeoffs
+from analysis.deployment import Latency
 from analysis.figures import tradeoffs as figures
-from app import cache
-from app.widgets import words
+from app import cache, state
+from app.widgets import latency, words
 
 _AXES = {
     "ops_full": "OPs, full",
@@ -18,6 +19,7 @@ _AXES = {
     "flops_conv_fc": "FLOPs, conv+fc",
     "params": "Parameters",
     "megabytes": "Memory (MB)",
+    "latency_ms": "Time here (ms)",
 }
 
 models, _ = cache.catalogue()
@@ -41,28 +43,81 @@ def _scatter(configured: pd.DataFrame | None) -> None:
             key="cost_set",
             help="Published numbers are on ImageNet-1K; the models shipped here were measured on Fashion-MNIST.",
         )
+        shown = points[points.dataset == dataset]
+        here = [model for model in models if model.title in set(shown.name[shown.kind == "measured"])]
+        axes = [name for name in figures.AXES if here or name != "latency_ms"]
+        state.valid("cost_axis", axes, axes[0])
         axis = st.selectbox(
             "Cost",
-            list(figures.AXES),
+            axes,
             format_func=lambda name: _AXES.get(name, name),
             key="cost_axis",
-            help="Full counts element-wise work as well; conv+fc counts real convolutions and the linear layer only.",
+            help="Full counts element-wise work as well; conv+fc counts real convolutions and the linear layer only. "
+            "Time is measured on this machine when you choose it.",
         )
-        log = st.toggle("Logarithmic", value=dataset == "ImageNet-1K", key=f"cost_log_{dataset}",
+        timed = axis == "latency_ms"
+        log = st.toggle("Logarithmic", value=timed or dataset == "ImageNet-1K", key=f"cost_log_{dataset}_{timed}",
                         help="Equal steps mean equal factors.")  # fmt: skip
-        mine = st.toggle("Show my variant", value=False, key="cost_mine",
-                         help="Draw the cost of the variant configured below as a line.")  # fmt: skip
-    shown = points[points.dataset == dataset]
+        mine = st.toggle("Show my variant", value=False, key="cost_mine", disabled=timed,
+                         help="Draw the cost of the variant configured below as a line; its time is not known.",
+                         )  # fmt: skip
     with left:
-        if dataset == "ImageNet-1K":
-            words.badge("quoted", "Xing et al., ECCV 2022, Tables 1 and 2")
-        else:
-            words.badge("measured", f"models shipped here, on {dataset}")
+        place = st.container()
+        table = None
+        if timed:
+            times = latency.latencies(here, "cost_time")
+            table = _times(here, times)
+            shown = tradeoffs.with_latency(shown, table)
+        with place:
+            if dataset == "ImageNet-1K":
+                words.badge("quoted", "Xing et al., ECCV 2022, Tables 1 and 2")
+            else:
+                words.badge("measured", f"accuracy of the models shipped here, on {dataset}")
+            if timed and times:
+                words.badge("measured", latency.where(times.values()))
         st.plotly_chart(
-            figures.accuracy_cost_scatter(shown, axis, configured if mine else None, log),
+            figures.accuracy_cost_scatter(shown, axis, configured if mine and not timed else None, log),
             config={"displayModeBar": False},
             alt=f"Accuracy against cost of {len(shown)} networks on {dataset}, with the Pareto front",
         )
+        if table is not None:
+            st.dataframe(
+                table.drop(columns="latency_ms"),
+                hide_index=True,
+                column_config={
+                    "name": "Model",
+                    "how": "Timed",
+                    "packed_ms": st.column_config.NumberColumn("Packed (ms)", format="%.3f", help="Median."),
+                    "float_ms": st.column_config.NumberColumn(
+                        "Float (ms)", format="%.3f", help="Median, in PyTorch, weights binarized once where they are."
+                    ),
+                    "speed": st.column_config.NumberColumn("Faster", format="%.1f×", help="Packed against float."),
+                    "runs": st.column_config.NumberColumn("n", help="Runs of the float network."),
+                    "packed_runs": st.column_config.NumberColumn("n, packed", help="Runs of the packed engine."),
+                },
+                placeholder="–",
+                alt="Measured time of one image through every network, packed and in float",
+            )
+
+
+def _times(here: list[cache.Model], found: dict[str, Latency]) -> pd.DataFrame:
+    """Measured times by id as a table, in the columns that :func:`analysis.tradeoffs.with_latency` takes and more."""
+    rows = [
+        {
+            "name": model.title,
+            "packed_ms": time.packed_ms,
+            "float_ms": time.float_ms,
+            "speed": None if time.packed_ms is None else time.float_ms / time.packed_ms,
+            "packed_runs": time.packed_runs or None,
+            "runs": time.runs,
+            "how": latency.how(time),
+            "latency_ms": time.fastest_ms,
+        }
+        for model in here
+        if (time := found.get(model.id)) is not None
+    ]
+    columns = ["name", "packed_ms", "float_ms", "speed", "packed_runs", "runs", "how", "latency_ms"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _configure() -> cache.Config | None:
@@ -217,7 +272,9 @@ st.caption(
 
 words.misleads(
     "OPs are a convention. How long a network takes depends on the processor and its kernels: a binary network without "
-    "them can be slower than a real-valued one.",
+    "them can be slower than a real-valued one. Choose *Time here* as the cost to see what this machine makes of them.",
+    "Times here are of the packed engine and of float in PyTorch; other runtimes are faster at float. Two models of "
+    "one architecture take equally long: what differs between theirs is how busy the machine was.",
     "Works count differently. Before two published numbers are compared, look whether both count element-wise work.",
     "Quoted accuracies were not measured again here.",
     "The cost of a configured variant is certain; whether it can be trained to be accurate is not.",

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 from scipy.special import softmax
+from streamlit.delta_generator import DeltaGenerator
 
-from analysis.deployment import ROUNDING, RUNTIMES, Twin
+from analysis.deployment import ROUNDING, RUNTIMES
 from analysis.figures import deployment as figures
 from app import cache, engines, state
 from app.widgets import selection, words
@@ -55,17 +56,19 @@ def _headline() -> None:
          f"{files['checkpoint'] / 1e3:,.1f} as checkpoint · {files['checkpoint'] / files['packed']:.0f}×",
          "Sizes of the two files, names and card included."),
     ]  # fmt: skip
-    for column, (label, value, delta, text) in zip(st.columns(len(tiles)), tiles, strict=True):
-        column.metric(label, value, delta, delta_color="off", delta_arrow="off", help=text, border=True)
+    with st.container(horizontal=True):
+        for label, value, delta, text in tiles:
+            st.metric(label, value, delta, delta_color="off", delta_arrow="off", help=text, border=True)
 
 
-def _verdict(twin: Twin) -> None:
+def _verdict() -> None:
     """What the differing bits mean, in a sentence or two."""
     farthest = layers.distance.max()
     if farthest > ROUNDING:
         st.error(
-            f"A bit that differs lies {words.scientific(farthest)} standard deviations from its threshold, farther than float "
-            "rounding explains. Please report it: engine and float graph are not the same network."
+            f"A bit that differs lies {words.scientific(farthest)} standard deviations from its threshold, which is "
+            "more than float rounding explains. Engine and float graph seem not to be the same network: please report "
+            "it, with the model and the picture."
         )
         return
     if not differ:
@@ -74,28 +77,29 @@ def _verdict(twin: Twin) -> None:
     turned, matrices, carried = (int(layers[cause].sum()) for cause in ("turned", "matrices", "carried"))
     causes = []
     if turned:
-        causes.append(
-            f"{turned:,} because the two graphs round differently, {words.scientific(farthest)} standard deviations from "
-            "the threshold at most"
-        )
+        causes.append(f"{turned:,} because the two graphs round differently ({_within(farthest)})")
     if matrices:
         causes.append(
-            f"{matrices:,} because the engine holds the embedding's matrices in half precision, "
-            f"{words.scientific(layers.matrix_distance.max())} standard deviations from the threshold at most"
+            f"{matrices:,} because the engine holds the embedding's matrices in half precision "
+            f"({_within(layers.matrix_distance.max())})"
         )
     if carried:
-        causes.append(f"{carried:,} only because bits before them differ")
+        causes.append(f"{carried:,} because bits before them differ")
     end = f"Still, both say **{packed_class}**."
     if float_class != packed_class:
         end = f"Here that matters: the float graph says **{float_class}**, the engine **{packed_class}**."
     st.info(
-        f"The first bit that differs is in {first[0]}. Of {differ:,}, {'; '.join(causes)}. {end}",
+        f"{differ:,} of {bits:,} bits differ, the first in {first[0]}: {'; '.join(causes)}. {end}",
         icon=":material/call_split:",
     )
 
 
+def _within(distance: float) -> str:
+    return f"at most {words.scientific(distance)} standard deviations from the threshold"
+
+
 _headline()
-_verdict(twin)
+_verdict()
 if embedded:
     st.caption(
         f":material/info: {model.title} has context embeddings, whose matrices the engine rounds to half precision "
@@ -108,8 +112,15 @@ if embedded:
         )
     )
 
+
+def _boxes(*widths: int) -> list[DeltaGenerator]:
+    """Boxes beside each other, of widths in pixels; a narrow window stacks them, where columns would squeeze them."""
+    with st.container(horizontal=True, gap="medium"):
+        return [st.container(width=width) for width in widths]
+
+
 st.subheader("Layer by layer")
-left, right = st.columns(2, gap="large")
+left, right = _boxes(450, 450)
 with left:
     words.badge("measured", "on the picture in the sidebar")
     st.markdown("**How near bits come to turning**")
@@ -130,7 +141,7 @@ with right:
     st.plotly_chart(
         figures.layer_dumbbells(times),
         config={"displayModeBar": False},
-        alt=f"Time of every layer in float and packed; {slowest.layer} takes longest packed, {slowest.packed_ms:.3f} ms",
+        alt=f"Time of every layer in float and packed, where {slowest.layer} takes longest: {slowest.packed_ms:.3f} ms",
     )
     st.caption(
         f"Sum of the layers: {times.float_ms.sum():.2f} ms in float, {times.packed_ms.sum():.2f} ms packed. Numbers "
@@ -187,7 +198,7 @@ with st.expander("Every layer as a table", icon=":material/table:"):
 
 
 def _one_layer() -> None:
-    controls, drawing = st.columns([1, 3], gap="large")
+    controls, drawing = _boxes(220, 680)
     with controls:
         inner = list(layers.layer[layers.kind != "head"])
         offered = [name for name in cache.layers(model) if name in inner]
@@ -232,7 +243,7 @@ st.subheader("One layer, both ways")
 _one_layer()
 
 st.subheader("What comes out, and what it takes")
-left, right = st.columns(2, gap="large")
+left, right = _boxes(450, 450)
 with left:
     words.badge("measured", "logits and their softmax, both graphs")
     best = np.argsort(-twin.packed_logits, kind="stable")[:5]
@@ -293,7 +304,7 @@ def _speed() -> None:
     with words.progress(pressed, "numbers of threads") as report:
         speed = engines.speed(model, isa, report)
     words.badge("measured", f"in this session, one image, {where}")
-    left, right = st.columns([2, 3], gap="large")
+    left, right = _boxes(360, 520)
     left.plotly_chart(
         figures.speed_lines(speed),
         config={"displayModeBar": False},
@@ -318,8 +329,8 @@ def _speed() -> None:
     )
     if (load := speed.attrs["load"]) > engines.cores():
         st.caption(
-            f":material/info: The machine was busy, with a load of {load:.1f} on {engines.cores()} cores: others ran as "
-            "well, and times are longer than they would be on a quiet one."
+            f":material/info: The machine was busy, with a load of {load:.1f} on {engines.cores()} cores. Times are "
+            "longer than they would be on a quiet one, those of several threads most of all."
         )
 
 

@@ -81,12 +81,13 @@ if len(binary) and len(table[table["W/A"] == "32/32"]):
 
 st.markdown("**What to ask them**")
 for column, (page, question) in zip(
-    st.columns(3) + st.columns(3),
+    st.columns(4) + st.columns(4)[:3],
     [
         ("sampling", "Which tokens does one location of a layer read?"),
         ("receptive", "Which pixels can reach it, and how much does each count?"),
         ("attributions", "Which pixels speak for the predicted class?"),
         ("binarizing", "What do weights and activations lose as single bits?"),
+        ("deployment", "What does it gain as real bits, on this machine?"),
         ("costs", "What accuracy does an operation buy?"),
         ("compare", "Where do two variants part?"),
     ],
