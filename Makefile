@@ -1,8 +1,9 @@
-# make app    sets everything up and opens the dashboard
-# make test   sets everything up, then style, types and all tests
-# make lint   style and types only
-# make bench  times kernels and networks beside other runtimes, about half an hour; QUICK=1 for a few minutes
-# make zoo    retrains the shipped checkpoints; goes on where it was stopped
+# make app       sets everything up and opens the dashboard
+# make test      sets everything up, then style, types and all tests
+# make lint      style and types only
+# make bench     times kernels and networks beside other runtimes, about half an hour; QUICK=1 for a few minutes
+# make sanitize  mutated files, odd inputs and the kernels' tests under GCC's sanitizers; takes minutes
+# make zoo       retrains the shipped checkpoints; goes on where it was stopped
 #
 # Variables: PYTHON (3.11 or newer), VENV, PORT, CHECKPOINTS (a folder of checkpoints to show instead of
 # the shipped ones), PYTEST_ARGS.
@@ -15,7 +16,7 @@ PYTEST_ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: app test lint bench zoo
+.PHONY: app test lint bench sanitize zoo
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.ready
@@ -32,6 +33,15 @@ bench: $(VENV)/.ready-bench
 	$(VENV)/bin/python -m benchmarks.layers $(if $(QUICK),--quick)
 	$(VENV)/bin/python -m benchmarks.networks $(if $(QUICK),--quick)
 	$(VENV)/bin/python -m benchmarks.report
+
+sanitize: $(VENV)/.ready-dev
+	$(VENV)/bin/cmake -S . -B $(VENV)/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) \
+	  -DPython_EXECUTABLE=$(abspath $(VENV)/bin/python) -DCMAKE_CXX_COMPILER=$(CXX) -DBCDNET_SANITIZE=ON
+	$(VENV)/bin/cmake --build $(VENV)/sanitize
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(VENV)/bin/python tests/robustness/sanitized.py $(VENV)/sanitize \
+	  tests/robustness/test_mutated_files.py tests/robustness/test_odd_inputs.py tests/kernels $(PYTEST_ARGS)
 
 zoo: $(VENV)/.ready
 	$(VENV)/bin/python -m bcdnet.training.zoo
