@@ -93,6 +93,7 @@ class Engine:
             raise PackError("the packed network needs more memory than there is.") from error
         # Values a token of each map holds; before it is pooled, the stem's map is four times as large.
         stem = config.scaled(config.stem_channels) * (4 if config.stem_pool else 1)
+        self._accepted: set[tuple[int, int]] = set()
         self._values = {"stem": stem} | {unit.name: unit.outputs for unit in plan_units(config)}
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -152,19 +153,26 @@ class Engine:
         if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != channels or x.dtype != torch.float32:
             found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"the engine takes float32 images of shape (N, {channels}, H, W), not {found}.")
-        sizes = map_sizes(self.config, (x.shape[2], x.shape[3]))
-        if 0 in x.shape[2:]:
-            raise InputError(f"an image of {x.shape[2]}x{x.shape[3]} pixels is empty.")
-        largest = max(height * width * self._values[name] for name, (height, width) in sizes.items())
-        if max(x.shape[2:]) > MAX_SIDE or largest > MAX_MAP:
-            raise InputError(
-                f"an image of {x.shape[2]}x{x.shape[3]} pixels is too large for the engine, which takes sides of up to "
-                f"{MAX_SIDE:,} pixels and maps of up to {MAX_MAP:,} values, not {largest:,}."
-            )
+        size = (x.shape[2], x.shape[3])
+        if size not in self._accepted:
+            self._check_size(size)
+            self._accepted.add(size)
         try:
             return x.detach().cpu().resolve_conj().resolve_neg().contiguous().numpy()
         except (RuntimeError, TypeError) as error:  # no memory, or a tensor without values, such as a sparse one
             raise InputError(f"the images {tuple(x.shape)} cannot be read as one block of memory.") from error
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        """Raise InputError unless images of ``size`` (height, width) in pixels can be taken."""
+        sizes = map_sizes(self.config, size)
+        if 0 in size:
+            raise InputError(f"an image of {size[0]}x{size[1]} pixels is empty.")
+        largest = max(height * width * self._values[name] for name, (height, width) in sizes.items())
+        if max(size) > MAX_SIDE or largest > MAX_MAP:
+            raise InputError(
+                f"an image of {size[0]}x{size[1]} pixels is too large for the engine, which takes sides of up to "
+                f"{MAX_SIDE:,} pixels and maps of up to {MAX_MAP:,} values, not {largest:,}."
+            )
 
 
 def _too_large(images: np.ndarray) -> str:

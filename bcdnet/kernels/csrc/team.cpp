@@ -1,5 +1,7 @@
 #include "team.h"
 
+#include <algorithm>
+
 #include <system_error>
 
 namespace bcdnet {
@@ -41,7 +43,7 @@ void Team::loop(size_t count, Body body) {
   body_ = &body;
   count_ = count;
   // Small enough that a member that comes late, or shares its core with another program, holds nobody up for long.
-  piece_ = count / (8 * threads()) + 1;
+  piece_ = std::max<size_t>(1, count / (8 * threads()));
   next_.store(0, std::memory_order_relaxed);
   busy_.store(static_cast<uint32_t>(members_.size()), std::memory_order_relaxed);
   round_.fetch_add(1, std::memory_order_release);
