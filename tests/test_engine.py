@@ -74,7 +74,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], list[tuple[int, int]]]] = {
     "reactnet_c-mlp": ("reactnet_c", {**ODD, "mlp_groups": 2}, [(12, 12)]),
     "18": ("reactnet_18", RESNET, [(32, 32), (64, 32)]),
     "18-even": ("reactnet_18", {**RESNET, "width": 1 / 2, "blocks": (1, 1, 1, 1)}, [(32, 32)]),
-    "18-no-pool": ("reactnet_18", {**RESNET, "stem_pool": False, "strides": (1, 2, 1, 1)}, [(18, 26), (32, 32)]),
+    "18-no-pool": ("reactnet_18", {**RESNET, "stem_pool": False, "strides": (1, 2, 1, 1)}, [(36, 52), (32, 32)]),
     "18-same-width": ("reactnet_18", {**RESNET, "channels": (64, 64, 128, 128)}, [(32, 32)]),
     "a18": ("bcdnet_a_18", {**RESNET, "mlp_stages": (3, 4), "blocks": (1, 1, 3, 2)}, [(32, 32), (64, 96)]),
     "a18-all": ("bcdnet_a_18", {**RESNET, "width": 1 / 8, "mlp_stages": (1, 2, 3, 4), "mlps_per_conv": 1}, [(32, 32)]),
