@@ -12,8 +12,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,17 @@ from bcdnet.bench import (
     binary_shapes,
     expected_sums,
     interleave,
+    lively_network,
     machine,
     torch_threads,
 )
+from bcdnet.engine import pack
 from bcdnet.files import write_atomically
 from bcdnet.kernels import reference
-from bcdnet.model import create_model
+from bcdnet.variants import get_config
 
 RESULT = Path(__file__).parent / "results" / "layers.json"
+SIZE = (224, 224)
 
 #: The two products that every network of the family spends most of its time in.
 REQUIRED = {
@@ -58,13 +62,28 @@ def product(shape: BinaryShape, threads: int) -> kernels.Product:
     )
 
 
-def measure(shape: BinaryShape, batch: int = 1, threads: int = 1, openvino: bool = True, budget: float = 0.6) -> dict:
+def measure(
+    shape: BinaryShape,
+    batch: int = 1,
+    threads: int = 1,
+    openvino: bool = True,
+    unit: Callable[[], float] | None = None,
+    budget: float = 0.6,
+) -> dict[str, Any]:
     """Verify and time one product: bits to whole numbers by our kernel, signs to sums by OpenVINO's.
+
+    Args:
+        shape: the product.
+        batch, threads: images at once, and cores.
+        openvino: time its BinaryConvolution too.
+        unit: runs an engine that has the product in it, and returns the seconds its whole unit took.
+        budget: seconds to spend on timing.
 
     Returns:
         The shape, ``macs`` for the batch; medians in milliseconds: ``kernel_ms`` (bits in, integers out), ``op_ms``
-        (float map in: packing included), and the same two of OpenVINO, whose kernel's own time comes from its profile;
-        ``gmacs`` a second for each.
+        (float map in: packing included), ``unit_ms`` (in the engine: bits in; batch norm, shortcut, RPReLU and the next
+        unit's bits included), and OpenVINO's kernel, whose time comes from its profile, and op; ``gmacs`` a second for
+        each.
     """
     x = torch.randn(batch, shape.inputs, shape.height, shape.width, generator=torch.Generator().manual_seed(2))
     zeros = torch.zeros(shape.inputs)
@@ -78,6 +97,9 @@ def measure(shape: BinaryShape, batch: int = 1, threads: int = 1, openvino: bool
         raise Disagreement(f"the {ours.isa} kernel gives wrong sums for {shape}.")
     calls: dict[str, Any] = {"kernel": lambda: ours(bits), "op": lambda: ours(kernels.pack_signs(x, zeros))}
     profiled: list[float] = []
+    units: list[float] = []
+    if unit is not None:
+        calls["unit"] = lambda: units.append(unit())
     if openvino:
         theirs = OpenVinoBinary(shape, batch, threads)
         if not all(map(torch.equal, theirs(x), expected_sums(shape, x))):
@@ -89,7 +111,9 @@ def measure(shape: BinaryShape, batch: int = 1, threads: int = 1, openvino: bool
 
         profile()
         calls |= {"openvino_op": lambda: theirs(x), "openvino_profile": profile}
-    times = {name: timing.median for name, timing in interleave(calls, budget, least=10).items()}
+    times = {name: timing.median for name, timing in interleave(calls, budget, least=6).items()}
+    if units:
+        times["unit"] = 1e3 * float(np.median(units))
     if openvino:
         del times["openvino_profile"]
         times["openvino_kernel"] = 1e3 * float(np.median(profiled))
@@ -102,27 +126,32 @@ def measure(shape: BinaryShape, batch: int = 1, threads: int = 1, openvino: bool
 
 def study(quick: bool, sweeps: bool, openvino: bool) -> dict[str, Any]:
     """All of it on the instruction set in force."""
-    config = create_model("bcdnet_a")
+    network = lively_network(get_config("bcdnet_a"))
+    engine, image = pack(network, threads=1), torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(1))
     named: dict[BinaryShape, list[str]] = {}
-    for name, shape in binary_shapes(config, (224, 224)).items():
+    for name, shape in binary_shapes(network, SIZE).items():
         named.setdefault(shape, []).append(name)
-    shapes = list(REQUIRED.values()) if quick else list(dict.fromkeys([*named, *REQUIRED.values()]))
+
+    def unit_seconds(names: list[str]) -> float:
+        return float(np.mean([row.seconds for row in engine.trace(image, values=False) if row.name in names]))
+
+    shapes = list(REQUIRED.values()) if quick else list(named)
     rows = []
     for shape in shapes:
         print(f"{kernels.active()}: {shape}", file=sys.stderr)
-        rows.append({"layers": named.get(shape, [])} | measure(shape, openvino=openvino))
+        rows.append({"layers": named[shape]} | measure(shape, 1, 1, openvino, partial(unit_seconds, named[shape])))
     document: dict[str, Any] = {"layers": rows, "required": {}}
     for name, shape in REQUIRED.items():
         document["required"][name] = rows[shapes.index(shape)]["gmacs"]
     if openvino:
         document["geometric_mean_ratio"] = {
-            kind: float(np.exp(np.mean([np.log(r["gmacs"][kind] / r["gmacs"][f"openvino_{kind}"]) for r in rows])))
-            for kind in ("kernel", "op")
+            kind: float(np.exp(np.mean([np.log(row["gmacs"][kind] / row["gmacs"][theirs]) for row in rows])))
+            for kind, theirs in (("kernel", "openvino_kernel"), ("op", "openvino_op"), ("unit", "openvino_op"))
         }
     if sweeps:
         document["sweeps"] = {}
         for name, shape, batch, threads in sweep():
-            row = measure(shape, batch, threads, openvino, budget=1.0)
+            row = measure(shape, batch, threads, openvino)
             document["sweeps"].setdefault(name, []).append(row)
     found = [*rows, *(row for sweep_ in document.get("sweeps", {}).values() for row in sweep_ if row["threads"] == 1)]
     document["peak_gmacs"] = max(row["gmacs"]["kernel"] for row in found)

@@ -111,32 +111,42 @@ def network_tables(document: Mapping[str, Any]) -> dict[str, str]:
 
 def layer_tables(document: Mapping[str, Any]) -> dict[str, str]:
     """Blocks "layers", "sweeps" and "conditions-layers"."""
-    columns = ["kernel", "with packing", "OpenVINO kernel", "OpenVINO with packing"]
-    keys = ("kernel", "op", "openvino_kernel", "openvino_op")
+    columns = {
+        "kernel": "kernel",
+        "op": "with packing",
+        "unit": "unit in the engine",
+        "openvino_kernel": "OpenVINO kernel",
+        "openvino_op": "OpenVINO with packing",
+    }
     parts = []
     for isa, found in document["isas"].items():
         body = []
         for row in found["layers"]:
             rate = row["gmacs"]
-            body.append([product_name(row["shape"]), *(f"{rate[key]:.0f}" if key in rate else "–" for key in keys)])
-        text = f"**{isa}**, load average {found['load'][0]}\n\n" + table(["product", *columns], body)
+            body.append([product_name(row["shape"]), *(f"{rate[key]:.0f}" for key in columns if key in rate)])
+        there = [title for key, title in columns.items() if key in found["layers"][0]["gmacs"]]
+        load = f", load average {found['load'][0]}" if found["load"] else ""
+        text = f"**{isa}**{load}\n\n" + table(["product", *there], body)
         if "geometric_mean_ratio" in found:
             mean = found["geometric_mean_ratio"]
             text += (
                 f"\n\nGeometric mean of the ratio to OpenVINO: {mean['kernel']:.2f} for the kernels alone, "
-                f"{mean['op']:.2f} with packing."
+                f"{mean['op']:.2f} with packing; {mean['unit']:.2f} for the engine's whole unit beside OpenVINO with "
+                "packing."
             )
         parts.append(text)
     blocks = {"conditions-layers": conditions(document), "layers": "\n\n".join(parts)}
     lines = []
+    swept = [key for key in columns if key != "unit"]
     for found in document["isas"].values():
         for what, rows in found.get("sweeps", {}).items():
             for row in rows:
                 shape, rate = row["shape"], row["gmacs"]
                 value = {"channels": shape["inputs"], "map": f"{shape['height']}×{shape['width']}"}.get(what)
                 cells = [what, str(row[what] if value is None else value), f"{row['kernel_ms']:.3f}"]
-                lines.append([*cells, *(f"{rate[key]:.0f}" if key in rate else "–" for key in keys)])
-    blocks["sweeps"] = table(["what", "value", "kernel, ms", *columns], lines) if lines else "Not in a quick run."
+                lines.append([*cells, *(f"{rate[key]:.0f}" if key in rate else "–" for key in swept)])
+    head = ["what", "value", "kernel, ms", *(columns[key] for key in swept)]
+    blocks["sweeps"] = table(head, lines) if lines else "Not in a quick run."
     return blocks
 
 
