@@ -104,7 +104,7 @@ def twin(model: Network, engine: Engine, x: Tensor) -> Twin:
         of the layer's distances ``x - threshold``: ``distance`` and ``matrix_distance``, the largest of a bit turned by
         rounding and by the matrices, NaN if none is; ``nearest``, the smallest of any bit; ``rounding``, the largest
         difference of the two graphs given the same input: below ``nearest``, it can turn no bit;
-        ``matrix_rounding``, the same with matrices as trained, NaN without an embedding. ``output_difference``,
+        ``matrix_rounding``, the same with matrices as trained, NaN without embeddings. ``output_difference``,
         ``output_rounding``: largest absolute difference of the layer's output (the head's are the logits) end to end
         and given the same input.
 
@@ -113,61 +113,82 @@ def twin(model: Network, engine: Engine, x: Tensor) -> Twin:
     """
     trace = {layer.name: layer for layer in engine.trace(x)}
     stored = with_stored_matrices(model)
-    embedded = any(unit.embedding is not None for _, unit in model.residual_units())
     with evaluating(model), torch.no_grad():
         outputs, logits = _record(model, x)
+        stored_outputs = outputs if stored is model else _record(stored, x)[0]
         packed_logits = engine(x)
-        # The same matrices as the engine's, then those as trained: the same network if there are none.
-        alike, trained = (_given_the_same_input(network, trace, x) for network in (stored, model))
+        alike = _given_the_same_input(stored, trace, x)
+        trained = alike if stored is model else _given_the_same_input(model, trace, x)
         rows = [_row("stem", "stem", outputs["stem"], trace["stem"], alike.outputs["stem"])]
         before, clean, differ_stored = "stem", True, 0
-        stored_outputs = _record(stored, x)[0] if embedded else outputs
-        units = zip(model.residual_units(), stored.residual_units(), strict=True)
-        for (name, unit), (_, stored_unit) in units:
+        stored_units = dict(stored.residual_units())
+        for name, unit in model.residual_units():
             row = _row(name, _kind(unit), outputs[name], trace[name], alike.outputs[name])
             if unit.sign is not None:
-                bits, engine_margin = _bits(trace[name]), _engine_margin(trace, before, name)
-                margin, trained_margin = alike.margins[name], trained.margins[name]
-                own_margin = _margin(unit, outputs[before])
-                spread = float(margin.std(correction=0)) or 1.0
-                differ = (own_margin >= 0) != bits
-                stored_differ = (_margin(stored_unit, stored_outputs[before]) >= 0) != bits
-                turned = (margin >= 0) != bits
-                matrices = ((trained_margin >= 0) != bits) & ~turned
-                # While no bit before differed there is none to follow from: small differences of several layers added.
-                added = differ & ~turned & ~matrices if clean else torch.zeros_like(differ)
-                row |= {
-                    "bits": bits.numel(),
-                    "differ": int(differ.sum()),
-                    "turned": int((differ & turned).sum() + (added & stored_differ).sum()),
-                    "matrices": int((differ & matrices).sum() + (added & ~stored_differ).sum()),
-                    "carried": int((differ & ~turned & ~matrices & ~added).sum()),
-                    "distance": _largest(margin[turned], own_margin[added & stored_differ]) / spread,
-                    "matrix_distance": _largest(trained_margin[matrices], own_margin[added & ~stored_differ]) / spread,
-                    "nearest": float(margin.abs().min()) / spread,
-                    "rounding": float((margin - engine_margin).abs().max()) / spread,
-                }
-                if unit.embedding is not None:
-                    row["matrix_rounding"] = float((trained_margin - engine_margin).abs().max()) / spread
-                clean = clean and not differ.any()
-                differ_stored += int(stored_differ.sum())
+                margins = _Margins(
+                    _engine_margin(trace, before, name),
+                    _margin(unit, outputs[before]),
+                    _margin(stored_units[name], stored_outputs[before]),
+                    alike.margins[name],
+                    trained.margins[name],
+                )
+                counted = _count(_bits(trace[name]), margins, clean)
+                row |= counted
+                clean = clean and counted["differ"] == 0
+                differ_stored += int(((margins.stored >= 0) != _bits(trace[name])).sum())
             rows.append(row)
             before = name
         last = trace[before].output
         assert last is not None
         same = _head(stored, last[None])
-    row = {
+    head = {
         "layer": "head",
         "kind": "head",
         "output_difference": float((logits - packed_logits).abs().max()),
         "output_rounding": float((same - packed_logits).abs().max()),
     }
-    table = pd.DataFrame([*rows, row], columns=_COLUMNS)
+    table = pd.DataFrame([*rows, head], columns=_COLUMNS)
     counts = ["bits", "differ", "turned", "matrices", "carried"]
     table[counts] = table[counts].fillna(0).astype(int)
-    return Twin(
-        table, logits[0].double().numpy(), packed_logits[0].double().numpy(), differ_stored if embedded else None
-    )
+    if stored is model:
+        table["matrix_rounding"] = np.nan
+    ours, packed = (values[0].double().numpy() for values in (logits, packed_logits))
+    return Twin(table, ours, packed, None if stored is model else differ_stored)
+
+
+@dataclass(frozen=True)
+class _Margins:
+    """``x - threshold`` of one layer, float64 (C, H, W): of the engine; end to end, of the float graph and of the one
+    with the engine's matrices; given the same input, with the engine's matrices and as trained."""
+
+    engine: Tensor
+    own: Tensor
+    stored: Tensor
+    same: Tensor
+    trained: Tensor
+
+
+def _count(bits: Tensor, margins: _Margins, clean: bool) -> dict[str, float]:
+    """A layer's columns of :func:`twin` that are about bits; ``clean`` if no bit of a layer before differs."""
+    spread = float(margins.same.std(correction=0)) or 1.0
+    differ, turned = (margins.own >= 0) != bits, (margins.same >= 0) != bits
+    matrices = ((margins.trained >= 0) != bits) & ~turned
+    # While no bit before differed there is none to follow from: small differences of several layers have added up.
+    added = differ & ~turned & ~matrices if clean else torch.zeros_like(differ)
+    by_rounding = added & ((margins.stored >= 0) != bits)
+    by_matrices = added & ~by_rounding
+    return {
+        "bits": bits.numel(),
+        "differ": int(differ.sum()),
+        "turned": int((differ & turned | by_rounding).sum()),
+        "matrices": int((differ & matrices | by_matrices).sum()),
+        "carried": int((differ & ~turned & ~matrices & ~added).sum()),
+        "distance": _largest(margins.same[turned], margins.own[by_rounding]) / spread,
+        "matrix_distance": _largest(margins.trained[matrices], margins.own[by_matrices]) / spread,
+        "nearest": float(margins.same.abs().min()) / spread,
+        "rounding": float((margins.same - margins.engine).abs().max()) / spread,
+        "matrix_rounding": float((margins.trained - margins.engine).abs().max()) / spread,
+    }
 
 
 _COLUMNS = [

@@ -1,25 +1,30 @@
 """Every page of the dashboard, run without a browser on tiny untrained checkpoints."""
 
+import dataclasses
 import io
 import json
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from nets import TINY
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 import bcdnet
-from app import cache
+from analysis import deployment
+from app import cache, engines
 from app.widgets import selection
 from bcdnet.data import FASHION_MNIST
 
 MAIN = str(Path(__file__).resolve().parent.parent / "app" / "main.py")
-PAGES = ("overview", "sampling", "receptive", "attributions", "binarizing", "costs", "compare")
+PAGES = ("overview", "sampling", "receptive", "attributions", "binarizing", "deployment", "costs", "compare")
 
 
 @pytest.fixture(autouse=True)
@@ -330,6 +335,166 @@ def test_trade_offs_show_what_is_printed_beside_what_is_counted() -> None:
         ("ReActNet-C", "OPs, full (1e8)", 2.3),
         ("BCDNet-B", "OPs, full (1e8)", 1.09),
     ]
+
+
+# -- deployment and times ---------------------------------------------------------------------------------------------
+
+
+def test_the_engine_decides_as_the_float_graph_does() -> None:
+    at = open_page("deployment")
+    assert_fine(at)
+    model, isa = cache.catalogue()[0][0], engines.instruction_set()
+    layers = engines.twin(model, cache.test_picture(0), isa).layers
+    differ, bits = int(layers.differ.sum()), int(layers.bits.sum())
+    shown = metrics(at)
+    assert shown["Bits that differ"] == f"{differ:,}"
+    assert [metric.delta for metric in at.metric][:1] == [f"of {bits:,}"]
+    if not differ:  # on other machines rounding might turn one, which the page then explains
+        assert f"all {bits:,} decisions alike" in at.success[0].value
+    packed = engines.packed_file(model, isa)
+    assert shown["File, kB"] == f"{len(packed) / 1e3:,.1f}"
+    table = next(frame for frame in at.dataframe if frame.proto.alt.startswith("Bits, distances")).value
+    assert list(table.layer) == ["stem", *cache.layers(model), "head"]
+    assert (table[["float_ms", "packed_ms"]] > 0).all(axis=None)
+
+
+def test_a_bit_too_far_from_its_threshold_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, isa = cache.catalogue()[0][0], engines.instruction_set()
+    real = engines.twin(model, cache.test_picture(0), isa)
+    layers = real.layers.copy()
+    layers.loc[1, ["differ", "turned", "distance"]] = [3, 3, 0.002]
+    monkeypatch.setattr(engines, "twin", lambda *args: dataclasses.replace(real, layers=layers))
+    at = open_page("deployment")
+    assert not at.exception and "lies 2·10⁻³ standard deviations" in at.error[0].value
+    layers.loc[1, "distance"] = 4e-8
+    layers.loc[2, ["differ", "carried"]] = 7
+    at = open_page("deployment")
+    assert_fine(at)
+    sentence = at.info[0].value
+    assert "10 of " in sentence and f"the first in {layers.layer[1]}: 3 because the two graphs round" in sentence
+    assert "at most 4·10⁻⁸ standard deviations" in sentence and "7 because bits before them differ" in sentence
+    assert charts(at) == 5  # one more, of the bits
+
+
+def test_rounded_matrices_are_owned_up_to() -> None:
+    said = everything_said(open_page("deployment", model="b_bcdnet"))
+    assert "whose matrices the engine rounds to half precision" in said and "With its matrices rounded alike" in said
+    assert "half precision" not in everything_said(open_page("deployment", model="a_bcdnet"))
+
+
+def test_a_network_that_cannot_be_packed_says_why() -> None:
+    at = open_page("deployment", model="twin")
+    assert_fine(at)
+    assert "only 1/1 networks can be packed, and this one is 32/32" in at.info[0].value
+
+
+def test_speeds_are_measured_when_asked_for_and_then_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_BUDGET", 0.0)
+    monkeypatch.setattr(engines, "cores", lambda: 2)
+    cache._results.clear()
+    at = open_page("deployment", model="reactnet")
+    before = charts(at)
+    at.button(key="speed_go").click().run()
+    assert_fine(at)
+    table = next(frame for frame in at.dataframe if frame.proto.alt.startswith("Median time")).value
+    assert list(table.threads) == [1, 1, 1, 2, 2, 2] and charts(at) == before + 1
+    assert (table["median"] > 0).all() and (table.runs >= 5).all()
+    again = open_page("deployment", model="reactnet")
+    remembered = next(frame for frame in again.dataframe if frame.proto.alt.startswith("Median time")).value
+    assert list(remembered["median"]) == list(table["median"])
+    again.button(key="speed_go").click().run()
+    anew = next(frame for frame in again.dataframe if frame.proto.alt.startswith("Median time")).value
+    assert list(anew["median"]) != list(table["median"])
+
+
+def test_measuring_that_is_cancelled_lets_the_next_one_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cancelled(BaseException):
+        """As Streamlit stops a page: not an Exception."""
+
+    def cancel(done: int, total: int) -> None:
+        if done:
+            raise Cancelled
+
+    monkeypatch.setattr(engines, "_BUDGET", 0.0)
+    monkeypatch.setattr(engines, "cores", lambda: 2)
+    cache._results.clear()
+    model, isa, threads = cache.catalogue()[0][0], engines.instruction_set(), torch.get_num_threads()
+    with pytest.raises(Cancelled):
+        engines.speed(model, isa, cancel)
+    assert not engines.speed_known(model, isa) and torch.get_num_threads() == threads
+    assert len(engines.speed(model, isa)) == 6
+
+
+def test_one_measurement_waits_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, other = cache.catalogue()[0][:2]
+    isa, inside, release = engines.instruction_set(), threading.Event(), threading.Event()
+    real, running = deployment.latency, []
+
+    def hold(*args: Any) -> deployment.Latency:
+        running.append(len(running))
+        inside.set()
+        assert release.wait(60)
+        return real(*args, budget=0)
+
+    monkeypatch.setattr(deployment, "latency", hold)
+    cache._results.clear()
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(engines.latency, m, isa) for m in (model, other)]
+        assert inside.wait(60)
+        time.sleep(1)
+        alone = len(running)
+        release.set()
+        assert all(job.result(60).float_ms > 0 for job in jobs)
+    assert alone == 1 and len(running) == 2
+
+
+def test_without_kernels_the_page_works_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BCDNET_ISA", "reference")
+    at = open_page("deployment")
+    assert_fine(at)
+    assert "reference in PyTorch" in at.warning[0].value
+    layers = engines.twin(cache.catalogue()[0][0], cache.test_picture(0), "reference").layers
+    assert metrics(at)["Bits that differ"] == f"{layers.differ.sum():,}" and layers.bits.sum() > 0
+    monkeypatch.setenv("BCDNET_ISA", "abacus")
+    at = open_page("deployment")
+    assert not at.exception and "'abacus' cannot run here" in at.error[0].value
+
+
+def test_times_stand_beside_counts_when_models_are_compared() -> None:
+    at = open_page("compare", models="a_bcdnet,twin")
+    assert_fine(at)
+    times = [metric.value for metric in at.metric if metric.label == "Packed (ms)"]
+    assert float(times[0]) > 0 and times[1] == "–"
+    assert all(float(metric.value) > 0 for metric in at.metric if metric.label == "Float (ms)")
+    how = f"{engines.instruction_set()}, {engines.threads(engines.THREADS)}"
+    assert any(f"measured · time of one image, here and now, {how}" in text.value for text in at.markdown)
+
+
+def test_time_is_a_cost_of_the_models_that_are_here() -> None:
+    at = open_page("costs")
+    assert "Time here (ms)" not in at.selectbox(key="cost_axis").options  # the data set is ImageNet, quoted
+    at.radio(key="cost_set").set_value("fashion-mnist").run()
+    at.selectbox(key="cost_axis").select("latency_ms").run()
+    assert_fine(at)
+    table = next(frame for frame in at.dataframe if frame.proto.alt.startswith("Measured time")).value
+    assert list(table.name) == ["Tiny a_bcdnet", "Tiny b_bcdnet", "Tiny reactnet", "Tiny twin"]
+    assert list(table.packed_ms.isna()) == [False, False, False, True] and (table.float_ms > 0).all()
+    scatter = json.loads(at.get("plotly_chart")[0].proto.spec)
+    assert "accuracy and time measured" in {trace.get("name") for trace in scatter["data"]}
+    at.radio(key="cost_set").set_value("ImageNet-1K").run()
+    assert_fine(at)
+    assert at.selectbox(key="cost_axis").value == "ops_full"
+
+
+def test_slow_timing_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache._results.clear()
+    monkeypatch.setattr(engines, "latency_seconds", lambda model: 20.0)
+    at = open_page("compare", models="a_bcdnet,twin")
+    assert any("takes about 40 s" in note.value for note in at.info)
+    assert not any(metric.label == "Packed (ms)" for metric in at.metric)
+    at.button(key="compare_time").click().run()
+    assert sum(metric.label == "Packed (ms)" for metric in at.metric) == 2
+    assert_fine(at)
 
 
 def retrained(checkpoints: Path, folder: Path, name: str, identity: str, title: str, **recipe: object) -> None:

@@ -131,6 +131,16 @@ def test_scatter_shows_measured_accuracy_with_its_interval():
     assert (trace.error_y.array[0], trace.error_y.arrayminus[0]) == (0.5, 1.5)
 
 
+def test_time_is_written_without_prefixes():
+    points = (
+        scatter_points().tail(1).assign(kind="measured", cost_kind="measured", low=67.0, high=69.0, latency_ms=0.25)
+    )
+    fig = accuracy_cost_scatter(points, "latency_ms")
+    assert fig.data[1].name == "accuracy and time measured" and list(fig.data[1].x) == [0.25]
+    assert "%{x:.3~g}" in fig.data[1].hovertemplate and fig.layout.xaxis.tickformat == "~g"
+    assert "%{x:.4s}" in accuracy_cost_scatter(points, "params").data[1].hovertemplate
+
+
 def test_a_logarithmic_axis_leaves_out_free_points_and_names_do_not_collide():
     points = scatter_points()
     assert len(accuracy_cost_scatter(points, "bops").data[1].x) == 10  # 32/32 networks have no binary operations

@@ -15,6 +15,7 @@ from analysis.tradeoffs import (
     paper_vs_computed,
     pareto_front,
     scatter_points,
+    with_latency,
 )
 from bcdnet.variants import VARIANTS, get_config
 
@@ -148,3 +149,20 @@ def test_pareto_front_by_hand():
     assert pareto_front(frame, "cost").index.tolist() == ["a", "b", "c", "e"]
     dearer = pd.DataFrame({"cost": [1, 2, 1], "top1": [70.0, 60.0, 65.0]})
     assert pareto_front(dearer, "cost").index.tolist() == [0]
+
+
+def test_time_belongs_to_the_models_that_were_timed():
+    points = pd.DataFrame(
+        {
+            "name": ["a", "b", "a"],
+            "kind": ["quoted", "measured", "measured"],
+            "cost_kind": ["quoted", "computed", "computed"],
+            "source": ["paper", "card b", "card a"],
+        },
+        index=[3, 5, 9],
+    )
+    timed = with_latency(points, pd.DataFrame({"name": ["a"], "latency_ms": [0.25], "how": ["packed, avx2"]}))
+    np.testing.assert_array_equal(timed.latency_ms, [np.nan, np.nan, 0.25])  # the quoted "a" is another network
+    assert timed.cost_kind.tolist() == ["quoted", "computed", "measured"]
+    assert timed.source.tolist() == ["paper", "card b", "card a; time: packed, avx2"]
+    assert "latency_ms" not in points and timed.index.tolist() == [3, 5, 9]

@@ -34,6 +34,7 @@ PAGES = {
     "Receptive fields": ("The smaller these shares", 3),
     "Attribution": ("How each method works", 3),
     "Binarization error": ("Thresholds? of .*follow the picture|All thresholds of this network", 4),
+    "Deployment": ("Measure now", 4),
     "OPs trade-offs": ("The two that differ are OPs in full", 2),
     "Compare variants": ("Where they part", 3),
 }
@@ -210,6 +211,19 @@ def test_two_variants_are_compared(visit: Visit) -> None:
     visit.settled()
     for title in ("BCDNet-B", "Full-precision twin"):
         expect(visit.page.get_by_test_id("stMain").get_by_text(title, exact=True).first).to_be_visible()
+    visit.fine()
+
+
+def test_speeds_are_measured_on_request(visit: Visit) -> None:
+    visit.go("Deployment")
+    visit.ready("Deployment")
+    visit.settled()
+    charts = visit.page.locator(".js-plotly-plot")
+    expect(charts).to_have_count(4)
+    visit.page.get_by_role("button", name="Measure now").click()
+    expect(charts).to_have_count(5)
+    visit.settled()
+    expect(visit.page.get_by_text(re.compile("measured . in this session, one image"))).to_be_visible()
     visit.fine()
 
 
