@@ -64,7 +64,7 @@ def describe() -> str:
     if _native is None:
         return (
             "The XNOR kernels are not compiled, so the slow reference in PyTorch runs in their place; "
-            "install a C++ compiler and set the project up again."
+            "install a C++ compiler and Python's headers (on Debian: g++ and python3-dev) and set the project up again."
         )
     return (
         f"XNOR kernels on {active()}." if active() != REFERENCE else "The reference in PyTorch, not the XNOR kernels."
