@@ -1,6 +1,6 @@
 #include "isa.h"
 
-#include <cstring>
+#include <stdexcept>
 
 namespace bcdnet {
 
@@ -31,12 +31,11 @@ size_t available(const Isa** sets, size_t most) {
   return n;
 }
 
-const Isa* find(const char* name) {
+const Isa& required(const std::string& name) {
   const Isa* sets[8];
-  const size_t n = available(sets, 8);
-  for (size_t i = 0; i < n; ++i)
-    if (!std::strcmp(sets[i]->name, name)) return sets[i];
-  return nullptr;
+  for (size_t i = 0, n = available(sets, 8); i < n; ++i)
+    if (name == sets[i]->name) return *sets[i];
+  throw std::invalid_argument("this processor, or this build, has no instruction set " + name);
 }
 
 }  // namespace bcdnet

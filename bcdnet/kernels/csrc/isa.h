@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace bcdnet {
 
@@ -70,6 +71,6 @@ struct Isa {
 
 // Every set this build has, best first; those the processor lacks are left out.
 size_t available(const Isa** sets, size_t most);
-const Isa* find(const char* name);  // null: not available
+const Isa& required(const std::string& name);  // std::invalid_argument if it is not available
 
 }  // namespace bcdnet

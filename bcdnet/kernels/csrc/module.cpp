@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "plan.h"
+#include "product.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;

@@ -2,88 +2,15 @@
 // arithmetic of every unit, down to the order of its roundings, is specified by bcdnet/kernels/reference.py.
 #pragma once
 
-#include <algorithm>
-#include <array>
-#include <cstdint>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <string>
 #include <vector>
 
-#include "isa.h"
 #include "team.h"
+#include "weights.h"
 
 namespace bcdnet {
-
-// Memory at 64-byte boundaries, zeroed when made.
-template <typename T>
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(size_t size) { reserve(size); }
-  // Makes room; old contents are lost when the room was too small.
-  void reserve(size_t size) {
-    if (size <= size_) return;
-    data_.reset(static_cast<T*>(::operator new[](size * sizeof(T), std::align_val_t(64))));
-    size_ = size;
-    std::fill_n(data_.get(), size, T());
-  }
-  T* get() const { return data_.get(); }
-  T& operator[](size_t i) const { return data_[i]; }
-  size_t size() const { return size_; }
-
- private:
-  struct Free {
-    void operator()(T* p) const { ::operator delete[](p, std::align_val_t(64)); }
-  };
-  std::unique_ptr<T[], Free> data_;
-  size_t size_ = 0;
-};
-
-inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
-
-// Offsets (rows, columns) of the tokens that a branch reads, one for each quarter of the channels. `distance` of a
-// long-range branch; 0 is half of the map.
-struct Branch {
-  char kind;  // 'P', 'S' or 'L'
-  int distance;
-  std::array<std::array<int, 2>, 4> offsets(int height, int width) const;
-};
-
-// Where the words of a binary product lie on a packed map of one size.
-struct Reading {
-  int channels, kernel, stride;
-  bool quartered;  // the channels of each quarter start at a word of their own
-  int words() const;          // 32-bit words of one location
-  int quarter_words() const;  // of one quarter, if quartered
-};
-
-// Binary weights of one branch, ready for the kernels, and the bits they count for taps outside the map.
-class BinaryWeights {
- public:
-  // plain: (outputs, taps, words of 32 channels)
-  BinaryWeights(const Isa& isa, const uint8_t* bits, int outputs, const Reading& reading);
-  const uint8_t* block(size_t b) const { return packed_.get() + b * block_bytes_; }
-  size_t block_bytes() const { return block_bytes_; }
-  // (16, outputs): by border (1 top, 2 bottom, 4 left, 8 right missing), valid taps * channels + 2 * bits of the others.
-  const int32_t* base() const { return base_.get(); }
-  size_t base_stride() const { return outputs_; }
-
- private:
-  Buffer<uint8_t> packed_;
-  Buffer<int32_t> base_;
-  size_t block_bytes_ = 0, outputs_ = 0;
-};
-
-// Real weights, (groups, blocks, depth, 64).
-struct RealWeights {
-  RealWeights() = default;
-  RealWeights(const float* weights, int outputs, int depth, int groups = 1);
-  Buffer<float> packed;
-  int outputs = 0, depth = 0, groups = 1;
-  size_t blocks() const { return round_up(outputs / groups, kBlock) / kBlock; }
-};
 
 struct Embedding {
   int context = 0;
@@ -180,32 +107,5 @@ class Plan {
   std::mutex team_free_, spaces_mutex_;
   std::vector<std::unique_ptr<Workspace>> spaces_;
 };
-
-// Integer products of +-1 by themselves: a convolution, or the branches of an MLP.
-class Product {
- public:
-  // bits: (branches or 1, outputs, taps, bytes of 8 channels)
-  Product(const std::string& isa, int threads, const uint8_t* bits, int outputs, const Reading& reading,
-          std::vector<Branch> branches);
-  int size(int side) const { return (side + 2 * (reading_.kernel / 2) - reading_.kernel) / reading_.stride + 1; }
-  int outputs() const { return outputs_; }
-  int terms() const { return static_cast<int>(weights_.size()); }
-  int words() const { return (reading_.channels + 63) / 64; }
-  // bits: (count, height, width, words of 64 channels); out: (branches or 1, count, size, size, outputs)
-  void run(const uint64_t* bits, int count, int height, int width, int32_t* out);
-
- private:
-  const Isa* isa_;
-  Team team_;
-  std::mutex team_free_;
-  int outputs_;
-  Reading reading_;
-  std::vector<Branch> branches_;
-  std::vector<BinaryWeights> weights_;
-};
-
-// (count, channels, height, width) against (channels) or (count, channels) thresholds -> (count, height, width, words)
-void pack_signs(const std::string& isa, const float* x, int count, int channels, int height, int width,
-                const float* thresholds, bool per_image, uint64_t* bits);
 
 }  // namespace bcdnet

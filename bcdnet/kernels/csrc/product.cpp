@@ -1,0 +1,78 @@
+#include "product.h"
+
+#include <cstring>
+#include <limits>
+
+#include "counting.h"
+
+namespace bcdnet {
+namespace {
+
+// Bits of 64-bit words in this set's form.
+Buffer<uint8_t> encoded(const Isa& isa, Team& team, const uint64_t* bits, size_t locations, const Reading& reading) {
+  const size_t words = reading.words(), stride = (reading.channels + 63) / 64;
+  Buffer<uint8_t> acts(locations * words * isa.act_bytes);
+  team.loop(locations, [&](size_t first, size_t last, int) {
+    std::vector<uint32_t> plain(2 * stride), apart(words);
+    for (size_t i = first; i < last; ++i) {
+      std::memcpy(plain.data(), bits + i * stride, 8 * stride);
+      if (reading.channels % 32) plain[reading.channels / 32] &= (1u << (reading.channels % 32)) - 1;
+      if (reading.quartered) quarter(plain.data(), reading.channels, reading.quarter_words(), apart.data());
+      isa.encode(reading.quartered ? apart.data() : plain.data(), acts.get() + i * words * isa.act_bytes, words);
+    }
+  });
+  return acts;
+}
+
+}  // namespace
+
+Product::Product(const std::string& isa, int threads, const uint8_t* bits, int outputs, const Reading& reading,
+                 std::vector<Branch> branches)
+    : isa_(&required(isa)), team_(threads), outputs_(outputs), reading_(reading), branches_(std::move(branches)) {
+  const size_t bytes = static_cast<size_t>(outputs) * reading.kernel * reading.kernel * ((reading.channels + 7) / 8);
+  for (size_t b = 0; b < std::max<size_t>(1, branches_.size()); ++b)
+    weights_.emplace_back(*isa_, bits + b * bytes, outputs, reading);
+}
+
+void Product::run(const uint64_t* bits, int count, int height, int width, int32_t* out) {
+  const std::lock_guard lock(team_free_);
+  const size_t inside = static_cast<size_t>(height) * width, row = reading_.words() * static_cast<size_t>(isa_->act_bytes);
+  const Buffer<uint8_t> acts = encoded(*isa_, team_, bits, count * inside, reading_);
+  const Buffer<uint8_t> zeros(row);
+  const int out_height = size(height), out_width = size(width);
+  const size_t locations = static_cast<size_t>(out_height) * out_width;
+  const Counting counting{isa_, &weights_, &branches_, &reading_, outputs_, out_height, out_width};
+  for (int n = 0; n < count; ++n)
+    counting.run({acts.get() + n * inside * row, zeros.get(), height, width, row}, &team_, false,
+                 [](const Strip&) {},
+                 [&](const Strip& strip, size_t block, int, const int32_t* differing, const int32_t* borders, int) {
+                   const size_t o = block * kBlock, columns = std::min<size_t>(kBlock, outputs_ - o);
+                   for (size_t b = 0; b < weights_.size(); ++b)
+                     for (int p = 0; p < strip.pixels; ++p) {
+                       const int32_t* base = weights_[b].base() + borders[p] * weights_[b].base_stride() + o;
+                       const int32_t* from = differing + (b * kStrip + p) * kBlock;
+                       int32_t* to = out + ((b * count + n) * locations + strip.at[p]) * outputs_ + o;
+                       for (size_t j = 0; j < columns; ++j) to[j] = base[j] - 2 * from[j];
+                     }
+                 });
+}
+
+void pack_signs(const std::string& name, const float* x, int count, int channels, int height, int width,
+                const float* thresholds, bool per_image, uint64_t* bits) {
+  const size_t locations = static_cast<size_t>(height) * width, groups = round_up(channels, kGroup) / kGroup;
+  const size_t words = (channels + 63) / 64;
+  const Isa& isa = required(name);
+  std::vector<float> row(groups * kGroup), limits(groups * kGroup, std::numeric_limits<float>::infinity());
+  std::vector<uint8_t> acts(groups * isa.act_bytes);
+  std::vector<uint32_t> plain(2 * words);
+  for (size_t i = 0; i < count * locations; ++i) {
+    const size_t n = i / locations, at = i % locations;
+    for (int c = 0; c < channels; ++c) row[c] = x[(n * channels + c) * locations + at];
+    std::copy_n(thresholds + (per_image ? n * channels : 0), channels, limits.data());
+    isa.pack(row.data(), limits.data(), acts.data(), groups);
+    isa.decode(acts.data(), plain.data(), groups);
+    std::memcpy(bits + i * words, plain.data(), 8 * words);
+  }
+}
+
+}  // namespace bcdnet

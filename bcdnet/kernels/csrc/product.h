@@ -1,0 +1,39 @@
+// The integer operators by themselves, for callers in Python: bits in, whole numbers out.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "team.h"
+#include "weights.h"
+
+namespace bcdnet {
+
+// Integer products of +-1 by themselves: a convolution, or the branches of an MLP.
+class Product {
+ public:
+  // bits: (branches or 1, outputs, taps, bytes of 8 channels)
+  Product(const std::string& isa, int threads, const uint8_t* bits, int outputs, const Reading& reading,
+          std::vector<Branch> branches);
+  int size(int side) const { return (side + 2 * (reading_.kernel / 2) - reading_.kernel) / reading_.stride + 1; }
+  int outputs() const { return outputs_; }
+  int terms() const { return static_cast<int>(weights_.size()); }
+  int words() const { return (reading_.channels + 63) / 64; }
+  // bits: (count, height, width, words of 64 channels); out: (branches or 1, count, size, size, outputs)
+  void run(const uint64_t* bits, int count, int height, int width, int32_t* out);
+
+ private:
+  const Isa* isa_;
+  Team team_;
+  std::mutex team_free_;
+  int outputs_;
+  Reading reading_;
+  std::vector<Branch> branches_;
+  std::vector<BinaryWeights> weights_;
+};
+
+// (count, channels, height, width) against (channels) or (count, channels) thresholds -> (count, height, width, words)
+void pack_signs(const std::string& isa, const float* x, int count, int channels, int height, int width,
+                const float* thresholds, bool per_image, uint64_t* bits);
+
+}  // namespace bcdnet
