@@ -7,6 +7,7 @@ variable ``BCDNET_ISA``, else the first of :func:`isas`.
 
 import functools
 import importlib
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ except ImportError:  # installed without a compiler
 REFERENCE = "reference"
 MAX_THREADS = 1024
 MAX_SIDE = 65_536  # tokens
+MAX_TOKENS = 2**28
 #: Sums over nine taps of this many channels are far from the end of 32 bits.
 MAX_CHANNELS = 2**24
 
@@ -190,8 +192,10 @@ def check_threads(threads: int) -> int:
 
 
 def _check_sizes(channels: int, sides: Sequence[int]) -> None:
-    if channels > MAX_CHANNELS or max(sides, default=0) > MAX_SIDE:
-        raise KernelError(f"maps have at most {MAX_CHANNELS:,} channels and sides of {MAX_SIDE:,} tokens.")
+    if channels > MAX_CHANNELS or max(sides, default=0) > MAX_SIDE or math.prod(sides) > MAX_TOKENS:
+        raise KernelError(
+            f"maps have at most {MAX_CHANNELS:,} channels, sides of {MAX_SIDE:,} tokens and {MAX_TOKENS:,} tokens in all."
+        )
 
 
 def _plain(tensor: Tensor) -> Tensor:
