@@ -194,7 +194,7 @@ def check_threads(threads: int) -> int:
 def _check_sizes(channels: int, sides: Sequence[int]) -> None:
     if channels > MAX_CHANNELS or max(sides, default=0) > MAX_SIDE or math.prod(sides) > MAX_TOKENS:
         raise KernelError(
-            f"maps have at most {MAX_CHANNELS:,} channels, sides of {MAX_SIDE:,} tokens and {MAX_TOKENS:,} tokens in all."
+            f"maps have at most {MAX_CHANNELS:,} channels, sides of {MAX_SIDE:,} and in all {MAX_TOKENS:,} tokens."
         )
 
 
