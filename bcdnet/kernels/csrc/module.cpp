@@ -191,6 +191,8 @@ nb::list trace(Plan& plan, const Images& x, bool values) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  // Engines that a server keeps until the interpreter ends are no leak.
+  nb::set_leak_warnings(false);
   m.doc() = "XNOR kernels and the executor of packed networks; use bcdnet.kernels and bcdnet.engine.";
   m.def("isas", [] {
     const Isa* sets[8];
