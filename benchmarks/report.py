@@ -196,7 +196,7 @@ def _draw_networks(ax: Axes, document: Mapping[str, Any]) -> None:
         ax.text(ms * 1.05, place, f"{ms:.1f} ({runtime})", va="center", fontsize=8)
     ax.set_yticks(range(len(bars)), [bar[0] for bar in bars])
     ax.set_xscale("log")
-    ax.set_xlim(right=4 * bars[0][1])
+    ax.set_xlim(bars[-1][1] / 2, bars[0][1] * 4)
     ax.set_xlabel("milliseconds for one image (log scale), the fastest runtime of each")
     ax.set_title(f"Networks at 224 pixels, batch 1, {run['threads']} threads", loc="left")
 
