@@ -2,7 +2,7 @@
 # make test      sets everything up, then style, types and all tests
 # make lint      style and types only
 # make bench     times kernels and networks beside other runtimes, about half an hour; QUICK=1 for a few minutes
-# make sanitize  mutated files, odd inputs and the kernels' tests under GCC's sanitizers; takes minutes
+# make sanitize  mutated files, odd inputs and the kernels' tests under GCC's sanitizers; some minutes
 # make zoo       retrains the shipped checkpoints; goes on where it was stopped
 #
 # Variables: PYTHON (3.11 or newer), VENV, PORT, CHECKPOINTS (a folder of checkpoints to show instead of
@@ -41,7 +41,9 @@ sanitize: $(VENV)/.ready-dev
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	  $(VENV)/bin/python tests/robustness/sanitized.py $(VENV)/sanitize \
-	  tests/robustness/test_mutated_files.py tests/robustness/test_odd_inputs.py tests/kernels $(PYTEST_ARGS)
+	  tests/robustness/test_mutated_files.py tests/robustness/test_odd_inputs.py tests/kernels \
+	  $(addprefix tests/test_engine.py::,test_every_layer_is_its_reference_bit_for_bit \
+	    test_eight_callers_get_the_serial_results test_engines_come_and_go_while_others_work) $(PYTEST_ARGS)
 
 zoo: $(VENV)/.ready
 	$(VENV)/bin/python -m bcdnet.training.zoo
