@@ -225,11 +225,7 @@ def with_stored_matrices(model: Network) -> Network:
     if all(unit.embedding is None for _, unit in model.residual_units()):
         return model
     rounded = copy.deepcopy(model).eval()
-    with torch.no_grad():
-        for _, unit in rounded.residual_units():
-            if unit.embedding is not None:
-                for linear in (unit.embedding.reduce, unit.embedding.threshold, unit.embedding.offset):
-                    linear.weight.copy_(linear.weight.half())
+    rounded.round_embeddings()
     return rounded
 
 

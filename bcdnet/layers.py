@@ -175,6 +175,12 @@ class ContextEmbedding(nn.Module):
         for layer in (self.reduce, self.threshold, self.offset):
             nn.init.zeros_(layer.bias)
 
+    @torch.no_grad()
+    def round_matrices(self) -> None:
+        """Round W1, W2 and W3 to values of half precision, which is how a packed network holds them."""
+        for layer in (self.reduce, self.threshold, self.offset):
+            layer.weight.copy_(layer.weight.half())
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C_in, H, W) -> thresholds (N, C_in), offsets (N, C_out)."""
         context = self.reduce(x.mean(dim=(-2, -1)))

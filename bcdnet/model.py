@@ -60,6 +60,12 @@ class Network(nn.Module):
             raise InputError(f"the network takes images of shape {want}, not {tuple(x.shape)}.")
         map_sizes(self.config, (x.shape[2], x.shape[3]))
 
+    def round_embeddings(self) -> None:
+        """Round the matrices of all context embeddings to half precision, so that packing loses nothing of them."""
+        for _, unit in self.residual_units():
+            if unit.embedding is not None:
+                unit.embedding.round_matrices()
+
     def residual_units(self) -> Iterator[tuple[str, ResidualUnit]]:
         """(name, unit) of every residual unit in order; those of a Mixer block are named ``block.unit``."""
         for name, module in self.units.named_modules():

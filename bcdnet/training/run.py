@@ -158,6 +158,7 @@ class _Run:
                 trainer.fit(module, batches, self._test_loader(), ckpt_path=last, weights_only=True)
             except SystemExit:  # Lightning's answer to Ctrl+C
                 raise Stopped(f"stopped by Ctrl+C; go on with --resume {self.folder}.") from None
+        network.round_embeddings()
         network.card = self._card(step, network.eval())
         return network
 

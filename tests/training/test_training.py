@@ -161,6 +161,8 @@ def test_b_continues_from_a(miniature: Path) -> None:
     key = "units.conv1_3x3.op.weight"
     # At this learning rate the weights stay, so they can only have come from A.
     torch.testing.assert_close(after.state_dict()[key], before.state_dict()[key], atol=1e-6, rtol=0)
+    matrices = [w for name, w in after.state_dict().items() if ".embedding." in name and name.endswith("weight")]
+    assert matrices and all(torch.equal(w, w.half().float()) for w in matrices)
 
 
 def test_adamw_warms_up_and_decays_by_a_cosine_to_zero() -> None:
