@@ -33,7 +33,7 @@ def machine() -> str:
 
 def cores() -> int:
     """Processor cores that this program may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return kernels.cores()
 
 
 def threads(count: int) -> str:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from bcdnet.engine import LayerTrace, PackedUnit, describe_units, pack
-from bcdnet.kernels import isas
+from bcdnet.kernels import cores, isas
 from bcdnet.layers import BinaryConv2d, ContextEmbedding, RSign
 from bcdnet.model import Network, map_sizes
 from bcdnet.variants import Config
@@ -109,11 +109,10 @@ def machine() -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     load = [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
     return {
         "cpu": cpu_name(),
-        "cores": cores,
+        "cores": cores(),
         "isas": isas(),
         "load": load,
         "python": platform.python_version(),

@@ -11,7 +11,6 @@ the context embeddings float16: an engine rounds them when it is packed, so that
 """
 
 import functools
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +70,8 @@ class LayerTrace:
 class Engine:
     """A packed network, as :func:`pack` and :func:`load_engine` make it.
 
-    It runs on the instruction set that was in force when it was made, with no allocation per call but the result's, and
-    may be called from any number of threads at once.
+    It runs on the instruction set that was in force when it was made. Its memory is planned once for a size of image
+    and kept; it may be called from any number of threads at once, and then keeps as much for each.
 
     Attributes:
         config, card: of the network it was packed from.
@@ -85,7 +84,7 @@ class Engine:
     ) -> None:
         self.config, self.card = config, dict(card)
         self.isa = kernels.active()
-        self.threads = kernels.check_threads(threads or os.cpu_count() or 1)
+        self.threads = kernels.check_threads(kernels.cores() if threads is None else threads)
         self._tensors = dict(tensors)
         try:
             self._plan = build_plan(kernels.plan(self.threads), config, tensors)
@@ -94,7 +93,9 @@ class Engine:
         # Values a token of each map holds; before it is pooled, the stem's map is four times as large.
         stem = config.scaled(config.stem_channels) * (4 if config.stem_pool else 1)
         self._accepted: set[tuple[int, int]] = set()
-        self._values = {"stem": stem} | {unit.name: unit.outputs for unit in plan_units(config)}
+        values = {"stem": stem} | {unit.name: unit.outputs for unit in plan_units(config)}
+        # The kernels pad channels to whole blocks.
+        self._values = {name: -(-channels // 64) * 64 for name, channels in values.items()}
 
     def __call__(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W), normalised, any size that the strides allow -> logits (N, num_classes), float32.
@@ -168,6 +169,9 @@ class Engine:
         if 0 in size:
             raise InputError(f"an image of {size[0]}x{size[1]} pixels is empty.")
         largest = max(height * width * self._values[name] for name, (height, width) in sizes.items())
+        # The stem reads the image between margins of at most its kernel.
+        margin = self._tensors["stem.weight"].shape[-1]
+        largest = max(largest, self.config.in_channels * (size[0] + margin) * (size[1] + margin))
         if max(size) > MAX_SIDE or largest > MAX_MAP:
             raise InputError(
                 f"an image of {size[0]}x{size[1]} pixels is too large for the engine, which takes sides of up to "

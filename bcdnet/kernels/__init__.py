@@ -184,6 +184,11 @@ def plan(threads: int) -> Any:
     return reference.Plan() if active() == REFERENCE else _native.Plan(active(), threads)
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_threads(threads: int) -> int:
     """``threads``; KernelError unless it is a sensible number of them."""
     if not 1 <= threads <= MAX_THREADS:
@@ -230,12 +235,34 @@ def _best() -> str:
 
 
 def _agrees(name: str, other: str) -> bool:
+    """Whether two sets give the same bits: products by themselves, and every kind of arithmetic of a small network."""
     random = np.random.default_rng(0)
-    bits = torch.from_numpy(random.integers(0, 2**63 - 1, (1, 5, 7, 3), np.int64))
-    conv = torch.from_numpy(random.integers(0, 256, (70, 9, 20), np.uint8))
-    mlp = torch.from_numpy(random.integers(0, 256, (3, 70, 20), np.uint8))
+    bits = torch.from_numpy(random.integers(-(2**63), 2**63 - 1, (1, 5, 7, 3), np.int64))
+    conv, mlp = (torch.from_numpy(random.integers(0, 256, shape, np.uint8)) for shape in ((70, 9, 20), (3, 70, 20)))
+    # Whole numbers where products are fused with additions in one set and not in another.
+    image, stem = (random.integers(-4, 5, shape).astype(np.float32) for shape in ((1, 2, 8, 6), (40, 2, 3, 3)))
+    layers: list[dict[str, Any]] = []
+    for outputs, terms, weight, more in (
+        (80, 1, (80, 9, 5), {"repeat": 2}),
+        (80, 3, (3, 80, 10), {"branches": "PSL", "distance": 0}),
+    ):
+        real = {key: random.standard_normal(outputs).astype(np.float32) for key in ("bias", "slope", "shift")}
+        real["scale"] = random.standard_normal((terms, outputs)).astype(np.float32)
+        real["threshold"] = random.standard_normal(8 * weight[-1]).astype(np.float32)
+        layers.append(real | {"weight": random.integers(0, 256, weight, np.uint8)} | more)
+    for key, shape in (("reduce", (4, 40)), ("dynamic", (40, 4)), ("offset", (80, 4))):
+        layers[0][key] = random.standard_normal(shape).astype(np.float32)
+        layers[0][f"{key}_bias"] = random.standard_normal(shape[0]).astype(np.float32)
+    layers[0]["gain"] = np.ones(80, np.float32)
     results = []
     for isa in (name, other):
         with use_isa(isa):
-            results.append((binary_conv2d(bits, conv, 160), binary_mlp(bits, mlp, "PSL", 160)))
-    return all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+            network = plan(1)
+            network.set_stem(stem, np.ones(40, np.float32), np.zeros(40, np.float32), stride=1, pooled=False)
+            network.add_unit("conv", 40, 80, 3, 1, layers[0])
+            network.add_unit("mlp", 80, 80, 1, 1, layers[1])
+            network.set_head(np.ones((1, 80), np.float32), np.zeros(1, np.float32))
+            arrays = [array for row in network.trace(image, True) for array in row[2:] if array is not None]
+            arrays += [binary_conv2d(bits, conv, 160).numpy(), binary_mlp(bits, mlp, "PSL", 160).numpy()]
+            results.append(arrays)
+    return all(np.array_equal(a, b) for a, b in zip(*results, strict=True))

@@ -48,6 +48,7 @@ Plan::~Plan() = default;
 void Plan::set_stem(Stem stem) {
   stem.scale = padded(stem.scale, 1, stem.outputs, 0.f);
   stem.bias = padded(stem.bias, 1, stem.outputs, 0.f);
+  channels_after_ = stem.outputs;
   stem_ = std::move(stem);
 }
 
@@ -55,6 +56,8 @@ void Plan::add_unit(Unit unit) {
   if ((unit.pooled && unit.repeat > 1) || (unit.real && unit.shortcut) || unit.weights.size() > kMostBranches ||
       (unit.reading.kernel != 1 && unit.reading.kernel != 3))
     throw std::invalid_argument("the engine has no such unit: " + unit.name);
+  if (unit.reading.channels != channels_after_) throw std::invalid_argument("channels do not follow on: " + unit.name);
+  channels_after_ = unit.outputs;
   const size_t branches = std::max<size_t>(1, unit.weights.size());
   unit.scale = padded(unit.scale, branches, unit.outputs, 0.f);
   for (auto* v : {&unit.bias, &unit.slope, &unit.shift}) *v = padded(*v, 1, unit.outputs, 0.f);
@@ -67,6 +70,7 @@ void Plan::add_unit(Unit unit) {
 }
 
 void Plan::set_head(const float* weights, const float* bias, int classes, int features) {
+  if (features != channels_after_) throw std::invalid_argument("the head does not fit the last unit");
   head_ = RealWeights(weights, classes, features);
   head_bias_.reserve(classes);
   std::copy_n(bias, classes, head_bias_.get());
@@ -100,6 +104,7 @@ void Plan::prepare(Workspace& s, int height, int width, int members) const {
   widest(channels);
   for (const Unit& unit : units_) {
     const size_t inside = h * w;
+    if (unit.pooled && (h % 2 || w % 2)) throw std::invalid_argument("a map of odd size cannot be halved: " + unit.name);
     if (unit.pooled || unit.reading.stride == 2) h = half(h), w = half(w);
     const size_t stride = round_up(unit.outputs, kBlock);
     widest(unit.outputs), widest(unit.reading.channels);
@@ -129,7 +134,7 @@ void Plan::prepare(Workspace& s, int height, int width, int members) const {
     const size_t c = i / (k * k), row = i / k % k, column = i % k;
     s.places[i] = static_cast<int32_t>((c * padded_height + row) * padded_width + column);
   }
-    s.scratch.reserve(members * s.scratch_bytes);
+  s.scratch.reserve(members * s.scratch_bytes);
   s.height = height, s.width = width, s.members = std::max(s.members, members);
 }
 
@@ -337,9 +342,9 @@ void Plan::run_unit(const Unit& unit, const Unit* next, Size& size, Workspace& s
     real_products(*isa_, team, s.floats(), in_stride, locations, unit.real_weights, s.products.get(), stride);
     real = s.products.get();
   }
-  // The next unit reads nothing of this map but its bits and its averages: then it is never written.
-  const bool average = !keep && fused && next->pooled && !unit.real && size.height % 2 == 0 && size.width % 2 == 0;
   const float* residual = own ? s.floats() : shortcut(unit, in, size, s, team);
+  // The next unit reads nothing of this map but its bits and its averages: then it is never written.
+  const bool average = !keep && fused && next->pooled && !unit.real && residual != s.pooled.get();
   const size_t period = aligned_repeat ? unit.reading.channels : stride;
   const size_t residual_stride = own || aligned_repeat ? in_stride : stride;
   const int map = own ? s.map : 1 - s.map;  // each location is read before it is written, so in place if it can be
@@ -368,7 +373,7 @@ void Plan::run_unit(const Unit& unit, const Unit* next, Size& size, Workspace& s
                     const int32_t* borders, int member) {
     const size_t o = block * kBlock;
     alignas(64) float squares[kStrip * kBlock];
-    Epilogue e;
+    Epilogue e{};
     e.pixels = strip.pixels, e.groups = groups, e.branches = static_cast<int>(branches), e.at = strip.at;
     e.differing = differing, e.real = products, e.borders = borders;
     if (differing) e.base = unit.weights.front().base() + o, e.base_stride = unit.weights.front().base_stride();

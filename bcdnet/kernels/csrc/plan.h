@@ -100,6 +100,7 @@ class Plan {
   const Isa* isa_;
   Stem stem_;
   std::vector<Unit> units_;
+  int channels_after_ = 0;  // of the stem and the units so far
   RealWeights head_;
   Buffer<float> head_bias_;
 

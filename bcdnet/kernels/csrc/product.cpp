@@ -12,13 +12,14 @@ namespace {
 Buffer<uint8_t> encoded(const Isa& isa, Team& team, const uint64_t* bits, size_t locations, const Reading& reading) {
   const size_t words = reading.words(), stride = (reading.channels + 63) / 64;
   Buffer<uint8_t> acts(locations * words * isa.act_bytes);
-  team.loop(locations, [&](size_t first, size_t last, int) {
-    std::vector<uint32_t> plain(2 * stride), apart(words);
+  const Buffer<uint32_t> scratch(team.threads() * (2 * stride + words));
+  team.loop(locations, [&](size_t first, size_t last, int member) {
+    uint32_t *plain = scratch.get() + member * (2 * stride + words), *apart = plain + 2 * stride;
     for (size_t i = first; i < last; ++i) {
-      std::memcpy(plain.data(), bits + i * stride, 8 * stride);
+      std::memcpy(plain, bits + i * stride, 8 * stride);
       if (reading.channels % 32) plain[reading.channels / 32] &= (1u << (reading.channels % 32)) - 1;
-      if (reading.quartered) quarter(plain.data(), reading.channels, reading.quarter_words(), apart.data());
-      isa.encode(reading.quartered ? apart.data() : plain.data(), acts.get() + i * words * isa.act_bytes, words);
+      if (reading.quartered) quarter(plain, reading.channels, reading.quarter_words(), apart);
+      isa.encode(reading.quartered ? apart : plain, acts.get() + i * words * isa.act_bytes, words);
     }
   });
   return acts;

@@ -1,7 +1,7 @@
 // AVX2 has no vector popcount, but its byte shuffle looks 32 bytes up at once. The 16 x 16 table T[a][w] =
 // popcount(a xor w) of two nibbles has 16-byte rows; an activation's nibble chooses the row, and the weights' nibbles
-// of 32 output channels index it: one shuffle and one byte addition make 128 multiply-accumulates, where xor and
-// popcount by shuffles need nine instructions. A packed map therefore keeps each nibble in a byte, already multiplied
+// of 32 output channels index it: one shuffle and one byte addition make 128 multiply-accumulates, two instructions where
+// xor and a popcount by two shuffles need about four. A packed map therefore keeps each nibble in a byte, already multiplied
 // by the 16 bytes of a row, and weights keep one nibble a byte. Byte sums are widened before they can pass 255.
 #include <immintrin.h>
 
@@ -86,7 +86,7 @@ void pack_weights(const uint32_t* plain, size_t stride, size_t words, uint8_t* o
 
 #include "loops.inl"
 
-// At most 62 nibbles, 4 differing bits each, fit a byte; 7 words are 56.
+// At most 63 nibbles, 4 differing bits each, fit a byte; 7 words are 56.
 constexpr int kWordsOfBytes = 7;
 // 16-bit sums take 65,535 bits, which is 2,047 words.
 constexpr int kWordsOfShorts = 2040;
@@ -138,7 +138,7 @@ struct Differing {
         }
         if (of_shorts >= kWordsOfShorts) {
           flush(shorts, out);
-          of_shorts = 0;
+          of_shorts = of_bytes;  // which the shorts have yet to take over
         }
         const int now = left < kWordsOfBytes - of_bytes ? left : kWordsOfBytes - of_bytes;
         for (int n = 0; n < 8 * now; ++n, weights += kBlock) {
