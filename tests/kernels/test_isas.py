@@ -128,6 +128,10 @@ def pretend(fresh: pytest.MonkeyPatch, *names: str) -> None:
         def isas() -> list[str]:
             return list(names)
 
+        @staticmethod
+        def Plan(isa: str, threads: int) -> kernels.reference.Plan:
+            return kernels.reference.Plan()
+
         class Product:
             def __init__(self, isa: str, threads: int, weight: np.ndarray, *sizes: Any) -> None:
                 self.weight, (_, self.channels, _, self.stride, self.branches, _) = torch.from_numpy(weight), sizes
@@ -158,6 +162,19 @@ def test_avx512_that_differs_is_left_alone_with_a_warning(fresh: pytest.MonkeyPa
     assert len(caught) == 1  # said once
     with use_isa("avx512"):  # who insists may still look at it
         assert active() == "avx512"
+
+
+def test_avx512_whose_real_arithmetic_differs_is_left_alone_too(fresh: pytest.MonkeyPatch) -> None:
+    class Off(kernels.reference.Plan):
+        def step(self, index: int, x: torch.Tensor) -> kernels.reference.Step:
+            step = super().step(index, x)
+            step.output[0, 0, 0, 0] += 1e-3
+            return step
+
+    pretend(fresh, "avx512", "avx2", "portable")
+    fresh.setattr(kernels._native, "Plan", lambda isa, threads: Off() if isa == "avx512" else kernels.reference.Plan())
+    with pytest.warns(RuntimeWarning, match="avx512 kernels differ"):
+        assert active() == "avx2"
 
 
 def test_without_compiled_kernels_the_reference_takes_over(fresh: pytest.MonkeyPatch) -> None:
