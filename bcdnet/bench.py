@@ -479,7 +479,7 @@ def benchmark(
         "against": peers,
         "speedup": min(peers.values()) / timings["engine"].median if peers else None,
         "details": {
-            r.name: {"runs": r.detail, **asdict(timings[r.name]), "agreement": verified[r.name]} for r in runtimes
+            r.name: {"how": r.detail, **asdict(timings[r.name]), "agreement": verified[r.name]} for r in runtimes
         },
         "layers": layers,
     }

@@ -236,7 +236,7 @@ def bench(
         keys = dict.fromkeys(key for layer in document["layers"] for key in layer)
         _table([{key: layer.get(key, "") for key in keys} for layer in document["layers"]], title="Layers, one image")
         rows = [
-            {"runtime": name, **{key: detail[key] for key in ("runs", "median", "p10", "p90")}}
+            {"runtime": name, **{key: detail[key] for key in ("how", "runs", "median", "p10", "p90")}}
             for name, detail in document["details"].items()
         ]
         _table(rows, title=f"Milliseconds for {batch} image(s), {threads} thread(s), {document['cpu']}")

@@ -174,6 +174,7 @@ def test_torch_takes_part() -> None:
     document = bench.benchmark(lively("bcdnet_b"), against=["torch"], budget=0.1, compiled=False)
     assert set(document["against"]) == {"torch"}
     assert document["details"]["torch"]["agreement"]["best"] <= bench.EXACT
+    assert document["details"]["torch"]["how"].startswith("eager")
     assert document["speedup"] == pytest.approx(document["against"]["torch"] / document["engine_ms"])
     assert torch.get_num_threads() == before
 
