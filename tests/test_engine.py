@@ -47,6 +47,8 @@ REAL = 5e-6
 RESNET = {"image_size": 32, "in_channels": 3, "num_classes": 7, "width": 3 / 32, "blocks": (2, 2, 1, 2)}
 ODD = {**TINY, "width": 3 / 32}  # 3, 6, 12, 24, 48, 96 channels: none but the last fills its words
 NARROW = {**TINY, "width": 1, "stem_channels": 1, "channels": (2, 4), "blocks": (1, 3), "strides": (2, 1)}
+# Every block halves the map and keeps its channels, so that one averaged shortcut follows another.
+AVERAGES = {"width": 1, "channels": (64, 64, 64, 64), "blocks": (1, 1, 1, 1)}
 COLOUR = {"image_size": (56, 40), "in_channels": 3, "stem_stride": 2}
 # Id -> variant, overrides, image sizes
 NETWORKS: dict[str, tuple[str, dict[str, Any], list[tuple[int, int]]]] = {
@@ -76,15 +78,21 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], list[tuple[int, int]]]] = {
     "18-even": ("reactnet_18", {**RESNET, "width": 1 / 2, "blocks": (1, 1, 1, 1)}, [(32, 32)]),
     "18-no-pool": ("reactnet_18", {**RESNET, "stem_pool": False, "strides": (1, 2, 1, 1)}, [(36, 52), (32, 32)]),
     "18-same-width": ("reactnet_18", {**RESNET, "channels": (64, 64, 128, 128)}, [(32, 32)]),
+    "18-averages-in-a-row": ("reactnet_18", {**RESNET, **AVERAGES}, [(32, 32), (64, 32)]),
     "a18": ("bcdnet_a_18", {**RESNET, "mlp_stages": (3, 4), "blocks": (1, 1, 3, 2)}, [(32, 32), (64, 96)]),
     "a18-all": ("bcdnet_a_18", {**RESNET, "width": 1 / 8, "mlp_stages": (1, 2, 3, 4), "mlps_per_conv": 1}, [(32, 32)]),
     "b18": ("bcdnet_b_18", {**RESNET, "mlp_stages": (4,)}, [(32, 32), (32, 64)]),
 }  # fmt: skip
 
 
-def check_layers(engine: bcdnet.Engine, x: Tensor) -> int:
+def check_layers(engine: bcdnet.Engine, images: Tensor) -> int:
     """Hold every layer of the engine against its reference on the very input it had; returns the bits compared."""
     plan = build_plan(reference.Plan(), engine.config, engine.parameters())
+    return sum(check_image(engine, plan, image[None]) for image in images)
+
+
+def check_image(engine: bcdnet.Engine, plan: reference.Plan, x: Tensor) -> int:
+    """:func:`check_layers` for one image and the reference's network."""
     rows = engine.trace(x)
     assert [row.name for row in rows] == ["stem", *(name for name, _ in plan.units), "head"]
     before, compared = rows[0].output, 0
@@ -246,21 +254,29 @@ def full(request: pytest.FixtureRequest) -> Iterator[Network]:
 SIZES = {"bcdnet_a": 10.0, "bcdnet_b": 13.5, "reactnet_a": 8.0}
 
 
-def test_full_size(full: Network, tmp_path: Path) -> None:
-    engine = bcdnet.pack(full)
-    for size in FULL_SIZES:
-        x = random_images(full, size)
+@pytest.mark.parametrize("size", FULL_SIZES, ids=str)
+def test_full_size(full: Network, size: tuple[int, int]) -> None:
+    x = random_images(full, size)
+    exact = with_stored_matrices(full)
+    for isa in COMPILED or kernels.isas():
+        with kernels.use_isa(isa):
+            engine = bcdnet.pack(full)
         # 1.1 to 5.1 million bits.
         assert check_layers(engine, x) > 1e6
-        found = follow(with_stored_matrices(full), x, traced_bits(engine, x))
+        found = follow(exact, x, traced_bits(engine, x))
         assert max(layer.farthest for layer in found.layers.values()) <= TOLERANCE
         assert sum(layer.differing for layer in found.layers.values()) <= 10
         assert relative(engine(x), found.logits).median() <= LOGITS
     check_double(full, x)
+
+
+def test_full_size_file(full: Network, tmp_path: Path) -> None:
+    engine = bcdnet.pack(full)
     path = tmp_path / "full.safetensors"
     engine.save(path)
     if limit := SIZES.get(full.config.name):
         assert path.stat().st_size <= limit * 2**20
+    x = random_images(full, FULL_SIZES[-1])
     assert torch.equal(bcdnet.load_engine(path)(x), engine(x))
 
 
@@ -284,7 +300,18 @@ def test_shipped_bits(path: Path) -> None:
     found = compare(model, images_of(model, 200))
     assert (found.images, found.complaints()) == (200, [])
     assert found.differing <= 10
-    assert check_layers(bcdnet.pack(model, 1), next(images_of(model, 1))) > 40_000
+
+
+@pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
+def test_shipped_layers(path: Path) -> None:
+    """Eight images, bit for bit on every instruction set, and in double precision."""
+    model = bcdnet.load(path)
+    x = next(images_of(model, 8))
+    for isa in COMPILED or kernels.isas():
+        with kernels.use_isa(isa):
+            engine = bcdnet.pack(model, 1)
+        assert check_layers(engine, x) > 8 * 40_000
+    check_double(model, x)
 
 
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
