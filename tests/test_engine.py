@@ -1,6 +1,8 @@
 """The packed engine: every layer equal to its reference, the whole to the network it was packed from, and its file."""
 
 import copy
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -467,7 +469,7 @@ def test_networks_that_cannot_be_packed(packed: Path) -> None:
     broken = random_network("bcdnet_b", **TINY, mlp_groups=1)
     broken.fc.weight.data[0, 0] = float("nan")
     assert "not finite in head.weight" in sentence(CheckpointError, bcdnet.pack, broken)
-    for threads in (-1, 2000):
+    for threads in (0, -1, 2000):
         assert "threads must be 1 to 1,024" in sentence(
             kernels.KernelError, bcdnet.pack, random_network("bcdnet_a", **TINY, mlp_groups=1), threads
         )
@@ -592,6 +594,60 @@ def test_eight_callers_get_the_serial_results(isa: str, threads: int) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert [complaint for wrong in pool.map(call, range(8)) for complaint in wrong] == []
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+def test_averages_in_a_row_do_not_meet(isa: str) -> None:
+    """Where one averaged shortcut follows another, no thread may write over averages that another has yet to read."""
+    model = random_network("reactnet_18", **{**RESNET, **AVERAGES})
+    x = random_images(model, (256, 256))
+    with kernels.use_isa("reference"):
+        expected = bcdnet.pack(model)(x)
+    with kernels.use_isa(isa):
+        alone, *others = (bcdnet.pack(model, threads) for threads in (1, 2, 3))
+    logits = alone(x)
+    close(logits, expected)
+    for engine in others:
+        assert sum(not torch.equal(engine(x), logits) for _ in range(40)) == 0
+
+
+def in_child(action: Callable[[], bytes]) -> bytes:
+    """What an action gives in a forked child process, which an alarm ends after half a minute."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(30)
+            os.write(writing, action())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        found = pipe.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("isa", COMPILED)
+def test_a_forked_child_computes_the_same(isa: str) -> None:
+    """An engine's threads stay with the parent: the child goes on without them, and gives the engine up in peace."""
+    model = random_network("bcdnet_b", **TINY, mlp_groups=1)
+    x = random_images(model, (28, 28), 3)
+    with kernels.use_isa(isa):
+        engines = [bcdnet.pack(model, 2)]
+    logits = engines[0](x)
+
+    def compute() -> bytes:
+        found = engines[0](x).numpy().tobytes()
+        engines.clear()
+        return found
+
+    assert in_child(compute) == logits.numpy().tobytes()
+    assert torch.equal(engines[0](x), logits)  # and the parent's threads still work
 
 
 def test_engines_come_and_go_while_others_work() -> None:
