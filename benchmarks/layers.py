@@ -93,9 +93,13 @@ def measure(
         want = reference.binary_mlp(bits, ours.weight, branches, shape.inputs)
     else:
         want = reference.binary_conv2d(bits, ours.weight, shape.inputs, shape.stride)
-    if not torch.equal(ours(bits), want):
+    out = torch.empty_like(want)
+    if not torch.equal(ours(bits, out), want):
         raise Disagreement(f"the {ours.isa} kernel gives wrong sums for {shape}.")
-    calls: dict[str, Any] = {"kernel": lambda: ours(bits), "op": lambda: ours(kernels.pack_signs(x, zeros))}
+    calls: dict[str, Any] = {
+        "kernel": lambda: ours(bits, out),
+        "op": lambda: ours(kernels.pack_signs(x, zeros), out),
+    }
     profiled: list[float] = []
     units: list[float] = []
     if unit is not None:

@@ -146,22 +146,30 @@ class Product:
             sizes = (self.outputs, channels, self.kernel, stride, branches, distance)
             self._native = _native.Product(self.isa, threads, array, *sizes)
 
-    def __call__(self, bits: Tensor) -> Tensor:
-        """int64 (N, H, W, ceil(C/64)) -> int32 (N, H/stride, W/stride, O), for an MLP (branches, N, H, W, O)."""
+    def __call__(self, bits: Tensor, out: Tensor | None = None) -> Tensor:
+        """int64 (N, H, W, ceil(C/64)) -> int32 (N, H/stride, W/stride, O), for an MLP (branches, N, H, W, O).
+
+        ``out``: an int32 tensor of that shape, to write to; new memory costs small products more than they do.
+        """
         if bits.dtype != torch.int64 or bits.ndim != 4 or bits.shape[-1] != -(-self.channels // 64) or 0 in bits.shape:
             raise KernelError(f"{bits.dtype} {tuple(bits.shape)} is no packed map of {self.channels} channels.")
         _check_sizes(self.channels, bits.shape[1:3])
         bits = _plain(bits)
-        if self._native is None:
-            if self.branches:
-                return reference.binary_mlp(bits, self.weight, self.branches, self.channels, self.long_range)
-            return reference.binary_conv2d(bits, self.weight, self.channels, self.stride)
         n, height, width, _ = bits.shape
         pad = self.kernel // 2
         height, width = ((side + 2 * pad - self.kernel) // self.stride + 1 for side in (height, width))
-        out = np.empty((max(1, len(self.branches)), n, height, width, self.outputs), np.int32)
-        self._native.run(bits.numpy().view(np.uint64), out)
-        return torch.from_numpy(out if self.branches else out[0])
+        shape = (*([len(self.branches)] if self.branches else []), n, height, width, self.outputs)
+        if out is None:
+            out = torch.empty(shape, dtype=torch.int32)
+        elif out.dtype != torch.int32 or tuple(out.shape) != shape or not out.is_contiguous():
+            raise KernelError(f"the result needs a contiguous int32 tensor of shape {shape}.")
+        if self._native is not None:
+            self._native.run(bits.numpy().view(np.uint64), out.numpy().reshape(-1, n, height, width, self.outputs))
+        elif self.branches:
+            out.copy_(reference.binary_mlp(bits, self.weight, self.branches, self.channels, self.long_range))
+        else:
+            out.copy_(reference.binary_conv2d(bits, self.weight, self.channels, self.stride))
+        return out
 
 
 def binary_conv2d(bits: Tensor, weight: Tensor, channels: int, stride: int = 1, threads: int = 1) -> Tensor:

@@ -34,6 +34,8 @@ CONVOLUTIONS = [
     (1, 1024, 1024, 7, 7, 1, 1),
     (1, 8192, 3, 3, 3, 3, 1),
     (1, 9000, 3, 2, 2, 3, 1),  # 81,000 bits on a sum: more than 16 hold
+    (1, 21_792, 2, 3, 3, 3, 1),  # 6,129 words of 32 bits on a sum
+    (1, 54_496, 2, 3, 3, 3, 1),  # 15,327
     (1, 70_000, 2, 1, 2, 1, 1),
 ]
 
@@ -223,9 +225,12 @@ def test_random_shapes_are_exact(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", COMPILED)
-@pytest.mark.parametrize("channels", [1, 7, 248, 252, 256, 512, 7200, 7281, 7282, 9000])
+@pytest.mark.parametrize("channels", [1, 7, 248, 252, 256, 512, 7200, 7281, 7282, 9000, 21_792, 54_496])
 def test_counters_hold_when_every_bit_differs_or_none(isa: str, channels: int) -> None:
-    """Sums of bytes and shorts inside the kernels are fullest when all bits differ: 9 x 7,281 is just under 2^16."""
+    """Sums of bytes and shorts inside the kernels are fullest when all bits differ: 9 x 7,281 is just under 2^16.
+
+    With 21,792 and 54,496 channels, bytes that are not yet widened are left when shorts are full.
+    """
     ones = words(np.ones((1, channels, 3, 3)))
     for bit, sign in ((0, -1), (1, 1)):
         weight = weight_bytes(np.full((33, 9, channels), bit))
@@ -317,3 +322,22 @@ def test_operands_that_do_not_fit(isa: str) -> None:
             with pytest.raises(KernelError, match=complaint) as caught:
                 action(*arguments)  # type: ignore[operator]
             assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize("isa", kernels.isas())
+def test_results_are_written_where_they_are_wanted(isa: str) -> None:
+    bits = kernels.pack_signs(torch.randn(2, 40, 5, 3), torch.zeros(40))
+    with kernels.use_isa(isa):
+        for product, shape in (
+            (kernels.Product(torch.randint(0, 256, (33, 9, 5), dtype=torch.uint8), 40), (2, 5, 3, 33)),
+            (
+                kernels.Product(torch.randint(0, 256, (2, 33, 5), dtype=torch.uint8), 40, branches="PL"),
+                (2, 2, 5, 3, 33),
+            ),
+        ):
+            out = torch.full(shape, 7, dtype=torch.int32)
+            assert product(bits, out) is out
+            assert torch.equal(out, product(bits))
+            for wrong in (out.long(), out[..., 1:], torch.empty(1, dtype=torch.int32)):
+                with pytest.raises(KernelError, match="contiguous int32 tensor of shape"):
+                    product(bits, wrong)
