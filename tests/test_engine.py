@@ -600,7 +600,7 @@ def test_eight_callers_get_the_serial_results(isa: str, threads: int) -> None:
 def test_averages_in_a_row_do_not_meet(isa: str) -> None:
     """Where one averaged shortcut follows another, no thread may write over averages that another has yet to read."""
     model = random_network("reactnet_18", **{**RESNET, **AVERAGES})
-    x = random_images(model, (256, 256))
+    x = random_images(model, (512, 512))
     with kernels.use_isa("reference"):
         expected = bcdnet.pack(model)(x)
     with kernels.use_isa(isa):

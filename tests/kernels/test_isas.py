@@ -36,6 +36,15 @@ def test_the_list_is_what_can_run() -> None:
         assert names[-2] == "portable"
 
 
+def test_the_kernels_are_compiled() -> None:
+    """Whoever says that they must be is told if they are not: without them most tests have nothing to compare."""
+    if isas() == ["reference"]:
+        notice = f"the compiled kernels are missing, and all that they do is untested: {kernels.describe()}"
+        if os.environ.get("BCDNET_REQUIRE_KERNELS"):
+            pytest.fail(notice)
+        pytest.skip(notice)
+
+
 def test_the_best_one_is_in_force(fresh: pytest.MonkeyPatch) -> None:
     assert active() == isas()[0]
 
@@ -110,7 +119,7 @@ def test_a_product_keeps_the_set_it_was_made_with() -> None:
         assert product.isa == isa
 
 
-class Wrong(Product):
+class WrongProduct(Product):
     """A product whose AVX-512 results are off by two in one place."""
 
     def __call__(self, bits: torch.Tensor) -> torch.Tensor:
@@ -120,8 +129,21 @@ class Wrong(Product):
         return result
 
 
-def pretend(fresh: pytest.MonkeyPatch, *names: str) -> None:
-    """Let the processor have these sets; what they compute is done by the reference."""
+class WrongTrace(kernels.reference.Plan):
+    """A network of which AVX-512 rounds the last output's last value otherwise."""
+
+    def trace(self, image: np.ndarray, values: bool) -> list[tuple[str, float, Any, Any, Any]]:
+        rows = super().trace(image, values)
+        if active() == "avx512":
+            last = rows[-2][2]
+            last[-1, -1, -1] = np.nextafter(last[-1, -1, -1], np.float32(np.inf))
+        return rows
+
+
+def pretend(
+    fresh: pytest.MonkeyPatch, *names: str, plan: type[kernels.reference.Plan] = kernels.reference.Plan
+) -> None:
+    """Let the processor have these sets; what they compute is done by the reference, networks by ``plan``."""
 
     class Native:
         @staticmethod
@@ -130,7 +152,7 @@ def pretend(fresh: pytest.MonkeyPatch, *names: str) -> None:
 
         @staticmethod
         def Plan(isa: str, threads: int) -> kernels.reference.Plan:
-            return kernels.reference.Plan()
+            return plan()
 
         class Product:
             def __init__(self, isa: str, threads: int, weight: np.ndarray, *sizes: Any) -> None:
@@ -153,9 +175,14 @@ def test_avx512_is_taken_where_it_agrees(fresh: pytest.MonkeyPatch) -> None:
         assert active() == "avx512"
 
 
-def test_avx512_that_differs_is_left_alone_with_a_warning(fresh: pytest.MonkeyPatch) -> None:
-    pretend(fresh, "avx512", "avx2", "portable")
-    fresh.setattr(kernels, "Product", Wrong)
+@pytest.mark.parametrize(
+    ("product", "plan"), [(WrongProduct, kernels.reference.Plan), (Product, WrongTrace)], ids=["product", "network"]
+)
+def test_avx512_that_differs_is_left_alone_with_a_warning(
+    fresh: pytest.MonkeyPatch, product: type[Product], plan: type[kernels.reference.Plan]
+) -> None:
+    pretend(fresh, "avx512", "avx2", "portable", plan=plan)
+    fresh.setattr(kernels, "Product", product)
     with pytest.warns(RuntimeWarning, match="avx512 kernels differ from the portable ones") as caught:
         assert active() == "avx2"
         assert active() == "avx2"
