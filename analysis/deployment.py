@@ -83,7 +83,7 @@ class Latency:
     why: str = ""
 
     @property
-    def fastest_ms(self) -> float:
+    def deployed_ms(self) -> float:
         """As it would be deployed: packed if it can be."""
         return self.float_ms if self.packed_ms is None else self.packed_ms
 

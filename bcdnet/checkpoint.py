@@ -203,8 +203,7 @@ def describe(
     metadata = file.metadata() or {}
     if metadata.get("format") != expected_format:
         other = KINDS.get(metadata.get("format", ""))
-        advice = f" but {other}" if other else f", but not {what} of this project"
-        raise CheckpointError(f"{name} is a safetensors file{advice}.")
+        raise CheckpointError(f"{name} is {other or f'a safetensors file, but not {what} of this project'}.")
     version = metadata.get("version", "")
     if version != expected_version:
         newer = version.isdecimal() and len(version) < 10 and int(version) > int(expected_version)

@@ -178,13 +178,15 @@ def pack_checkpoint(
 ) -> None:
     """Pack a trained 1/1 network: weights as bits, everything else folded, for the XNOR kernels."""
     engine = pack(load(checkpoint), threads=1)
+    if out.exists() and not is_packed(out):
+        raise UsageError(f"{out} exists and is no packed network; name another file to write.")
+    before = checkpoint.stat().st_size
     engine.save(out)
     size = out.stat().st_size
     document = {"bytes": size, "binary_params": engine.binary_params, "real_params": engine.real_params}
-    smaller = checkpoint.stat().st_size / size
     sentence = (
-        f"Wrote {out}: {size:,} bytes, 1/{smaller:.1f} of the checkpoint, with {engine.binary_params:,} weights of one "
-        f"bit and {engine.real_params:,} real numbers."
+        f"Wrote {out}: {size:,} bytes, 1/{before / size:.1f} of the checkpoint, with {engine.binary_params:,} weights of "
+        f"one bit and {engine.real_params:,} real numbers."
     )
     _show(document, as_json, lambda: print(sentence))
 

@@ -150,6 +150,19 @@ def layer_tables(document: Mapping[str, Any]) -> dict[str, str]:
     return blocks
 
 
+def agreement_tables(document: Mapping[str, Any]) -> dict[str, str]:
+    """Blocks "agreement" and "conditions-agreement"."""
+    body = []
+    for row in document["networks"]:
+        farthest = f"{row['farthest']:.1e}" if row["differing"] else "–"
+        counts = (f"{row[key]:,}" for key in ("images", "top1_equal_unrounded", "bits", "differing"))
+        body.append([f"`{row['name']}`", *counts, farthest, f"{row['median_logits']:.1e}"])
+    head = ["network", "images", "same class", "bits compared", "that differ", "farthest from its threshold"]
+    machine = document["machine"]
+    conditions_ = f"{machine['cpu']}; instruction set: {document['networks'][0]['isa']}."
+    return {"agreement": table([*head, "median difference of logits"], body), "conditions-agreement": conditions_}
+
+
 def product_name(shape: Mapping[str, Any]) -> str:
     """Such as "3×3 512→512, 14×14" and "/2" for stride 2; "3 branches" for an MLP."""
     name = f"{shape['kernel']}×{shape['kernel']} {shape['inputs']}→{shape['outputs']}"
@@ -255,11 +268,13 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of JSON files")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of benchmarks.md")
     arguments = parser.parse_args()
-    networks, layers = (
-        json.loads((arguments.results / f"{name}.json").read_text(encoding="utf-8")) for name in ("networks", "layers")
+    networks, layers, agreement = (
+        json.loads((arguments.results / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("networks", "layers", "agreement")
     )
     page = arguments.docs / "benchmarks.md"
-    text = fill(page.read_text(encoding="utf-8"), network_tables(networks) | layer_tables(layers))
+    blocks = network_tables(networks) | layer_tables(layers) | agreement_tables(agreement)
+    text = fill(page.read_text(encoding="utf-8"), blocks)
     write_atomically(arguments.docs / "benchmarks.svg", draw(networks, layers))
     write_atomically(page, text.encode())
 

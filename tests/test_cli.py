@@ -143,13 +143,16 @@ def test_a_packed_network_predicts_and_is_measured_like_its_checkpoint(
     assert measured.json() == run("evaluate", checkpoint, "--data", pictures, "--json").json()
     assert "XNOR kernels" in measured.err or "reference" in measured.err
     assert "weights of one bit" in run("pack", checkpoint, "-o", out).out
+    before = checkpoint.read_bytes()
     for arguments, words in [
         (("predict", out, image, "--engine", "float"), "only --engine packed runs it"),
+        (("pack", checkpoint, "-o", checkpoint), "exists and is no packed network"),
         (("pack", out, "-o", tmp_path / "again.safetensors"), "a packed network, which only the packed engine runs"),
         (("pack", checkpoint, "-o", tmp_path / "none" / "x.safetensors"), "cannot be written"),
         (("predict", checkpoint, image, "--engine", "packed", "--threads", 0), "--threads"),
     ]:
         assert words in run(*arguments).complaint()
+    assert checkpoint.read_bytes() == before
 
 
 def published_file(path: Path, leave_out: str = "") -> Path:

@@ -111,7 +111,7 @@ def _times(here: list[cache.Model], found: dict[str, Latency]) -> pd.DataFrame:
             "packed_runs": time.packed_runs or None,
             "runs": time.runs,
             "how": latency.how(time),
-            "latency_ms": time.fastest_ms,
+            "latency_ms": time.deployed_ms,
         }
         for model in here
         if (time := found.get(model.id)) is not None

@@ -303,7 +303,7 @@ def _speed() -> None:
         engines.forget_speed(model, isa)
     with words.progress(pressed, "numbers of threads") as report:
         speed = engines.speed(model, isa, report)
-    words.badge("measured", f"in this session, one image, {where}")
+    words.badge("measured", f"since the dashboard was started, one image, {where}")
     left, right = _boxes(360, 520)
     left.plotly_chart(
         figures.speed_lines(speed),

@@ -161,9 +161,9 @@ struct Differing {
   }
 };
 
-
 }  // namespace
 
-extern const Isa kAvx2{"avx2", kActBytes, 8 * kBlock, encode, decode, pack_weights, differing_with<Differing>, real, epilogue, pack};
+extern const Isa kAvx2{"avx2", kActBytes, 8 * kBlock, encode, decode, pack_weights,
+                       differing_with<Differing>, real, epilogue, pack};
 
 }  // namespace bcdnet

@@ -68,9 +68,9 @@ struct Differing {
   }
 };
 
-
 }  // namespace
 
-extern const Isa kAvx512{"avx512", kActBytes, 4 * kBlock, encode, decode, pack_weights, differing_with<Differing>, real, epilogue, pack};
+extern const Isa kAvx512{"avx512", kActBytes, 4 * kBlock, encode, decode, pack_weights,
+                         differing_with<Differing>, real, epilogue, pack};
 
 }  // namespace bcdnet

@@ -85,9 +85,9 @@ struct Differing {
   }
 };
 
-
 }  // namespace
 
-extern const Isa kNeon{"neon", kActBytes, 4 * kBlock, encode, decode, pack_weights, differing_with<Differing>, real, epilogue, pack};
+extern const Isa kNeon{"neon", kActBytes, 4 * kBlock, encode, decode, pack_weights,
+                       differing_with<Differing>, real, epilogue, pack};
 
 }  // namespace bcdnet

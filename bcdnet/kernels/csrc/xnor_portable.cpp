@@ -78,10 +78,9 @@ struct Differing {
   }
 };
 
-
 }  // namespace
 
-extern const Isa kPortable{"portable", kActBytes,  4 * kBlock, encode,   decode,
-                           pack_weights, differing_with<Differing>, real,       epilogue, pack};
+extern const Isa kPortable{"portable", kActBytes, 4 * kBlock, encode, decode, pack_weights,
+                           differing_with<Differing>, real, epilogue, pack};
 
 }  // namespace bcdnet
