@@ -185,8 +185,8 @@ def pack_checkpoint(
     size = out.stat().st_size
     document = {"bytes": size, "binary_params": engine.binary_params, "real_params": engine.real_params}
     sentence = (
-        f"Wrote {out}: {size:,} bytes, 1/{before / size:.1f} of the checkpoint, with {engine.binary_params:,} weights of "
-        f"one bit and {engine.real_params:,} real numbers."
+        f"Wrote {out}: {size:,} bytes, 1/{before / size:.1f} of the checkpoint, with {engine.binary_params:,} weights "
+        f"of one bit and {engine.real_params:,} real numbers."
     )
     _show(document, as_json, lambda: print(sentence))
 
