@@ -48,8 +48,8 @@ class Twin:
     Attributes:
         layers: one row for the stem, every unit and the head, see :func:`twin`.
         float_logits, packed_logits: float64 (classes,).
-        differ_stored: bits that differ, end to end, from a float graph with the engine's rounded matrices; None without
-            context embeddings.
+        differ_stored: bits that differ, end to end, from a float graph with the engine's rounded matrices; None where
+            rounding changes nothing.
     """
 
     layers: pd.DataFrame
@@ -221,12 +221,14 @@ def layer_maps(model: Network, engine: Engine, x: Tensor, layer: str) -> LayerMa
 
 
 def with_stored_matrices(model: Network) -> Network:
-    """The float graph with the matrices of its context embeddings rounded as an engine stores them; itself if none."""
-    if all(unit.embedding is None for _, unit in model.residual_units()):
-        return model
+    """The float graph with the matrices of its context embeddings rounded as an engine stores them.
+
+    The network itself if it has none, or if they hold such values already, as those of this project's training do.
+    """
     rounded = copy.deepcopy(model).eval()
     rounded.round_embeddings()
-    return rounded
+    same = zip(model.parameters(), rounded.parameters(), strict=True)
+    return model if all(torch.equal(before, after) for before, after in same) else rounded
 
 
 def packable(model: Network) -> str:

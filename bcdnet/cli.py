@@ -301,6 +301,8 @@ def _classifier(path: Path, engine: str | None, threads: int | None) -> evaluati
             raise UsageError(f"{path.name} is packed, so only --engine packed runs it; name its checkpoint instead.")
         model: evaluation.Classifier = load_engine(path, threads)
     else:
+        if threads is not None and engine != "packed":
+            raise UsageError("--threads is for the packed engine; add --engine packed, or leave it out.")
         model = load(path)
         if engine == "packed":
             model = pack(model, threads)

@@ -97,6 +97,9 @@ class Engine:
         # The kernels pad channels to whole blocks.
         self._values = {name: -(-channels // 64) * 64 for name, channels in values.items()}
 
+    def __repr__(self) -> str:
+        return f"<packed {self.config.name} on {self.isa}, threads: {self.threads}>"
+
     def __call__(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W), normalised, any size that the strides allow -> logits (N, num_classes), float32.
 

@@ -146,6 +146,7 @@ def test_a_packed_network_predicts_and_is_measured_like_its_checkpoint(
     before = checkpoint.read_bytes()
     for arguments, words in [
         (("predict", out, image, "--engine", "float"), "only --engine packed runs it"),
+        (("predict", checkpoint, image, "--threads", 1), "--threads is for the packed engine"),
         (("pack", checkpoint, "-o", checkpoint), "exists and is no packed network"),
         (("pack", out, "-o", tmp_path / "again.safetensors"), "a packed network, which only the packed engine runs"),
         (("pack", checkpoint, "-o", tmp_path / "none" / "x.safetensors"), "cannot be written"),

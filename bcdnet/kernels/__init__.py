@@ -11,7 +11,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -51,10 +51,17 @@ def active() -> str:
     return _known(forced) if forced else _best()
 
 
+def use_isa(name: str) -> AbstractContextManager[None]:
+    """``with use_isa(name):`` runs what is called, and builds what is built, inside on that instruction set.
+
+    An engine stays on the set that it was built on. Raises KernelError if the set cannot run here.
+    """
+    return _forcing(_known(name))
+
+
 @contextmanager
-def use_isa(name: str) -> Iterator[None]:
-    """Run what is called, and build what is built, inside the block on the instruction set ``name``."""
-    token = _forced.set(_known(name))
+def _forcing(name: str) -> Iterator[None]:
+    token = _forced.set(name)
     try:
         yield
     finally:
@@ -223,9 +230,9 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _known(name: str) -> str:
-    if name not in isas():
-        raise KernelError(f"the instruction set {name!r} cannot run here; there are {', '.join(isas())}.")
-    return name
+    if name.lower() in isas():
+        return name.lower()
+    raise KernelError(f"the instruction set {name!r} cannot run here; there are {', '.join(isas())}.")
 
 
 @functools.cache

@@ -75,7 +75,12 @@ def test_a_block_is_of_its_thread_alone() -> None:
     assert seen == [before]
 
 
-@pytest.mark.parametrize("name", ["avx9000", "", "AVX2", "Portable "])
+def test_names_may_be_written_in_capitals() -> None:
+    with use_isa("Reference"):
+        assert active() == "reference"
+
+
+@pytest.mark.parametrize("name", ["avx9000", "", "Portable "])
 def test_unknown_names(name: str) -> None:
     before = active()
     with pytest.raises(KernelError, match=r"cannot run here; there are .*reference\.$"), use_isa(name):
