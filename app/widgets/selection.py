@@ -160,26 +160,17 @@ def token(height: int, width: int) -> tuple[int, int]:
     """A location of a layer's map, by number; pages add a map to click on."""
     state.valid("row", range(height), height // 2)
     state.valid("col", range(width), width // 2)
+
+    def number(name: str, key: str, size: int, from_: str) -> int:
+        help_ = f"{name} of the token on the layer's map, from the {from_}."
+        return int(st.number_input(name, 0, size - 1, step=1, key=key, on_change=state.remember, help=help_))
+
     rows, cols = st.columns(2)
-    row = rows.number_input(
-        "Row",
-        0,
-        height - 1,
-        step=1,
-        key="row",
-        on_change=state.remember,
-        help="Row of the token on the layer's map, from the top.",
-    )
-    col = cols.number_input(
-        "Column",
-        0,
-        width - 1,
-        step=1,
-        key="col",
-        on_change=state.remember,
-        help="Column of the token on the layer's map, from the left.",
-    )
-    return int(row), int(col)
+    with rows:
+        row = number("Row", "row", height, "top")
+    with cols:
+        col = number("Column", "col", width, "left")
+    return row, col
 
 
 def clicked_token(selection: dict, height: int, width: int) -> tuple[int, int] | None:
