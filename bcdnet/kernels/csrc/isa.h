@@ -67,6 +67,12 @@ struct Isa {
   void (*epilogue)(const Epilogue& strip);
   // Bits of x >= threshold for one location, `groups` of 32 channels.
   void (*pack)(const float* x, const float* threshold, uint8_t* bits, size_t groups);
+  // The same for up to 32 channels that lie `stride` apart, as plain words of neighbouring locations.
+  void (*signs)(const float* x, size_t stride, const float* thresholds, int channels, int locations, uint32_t* words);
+  // Of the 2 x 2 locations `top`, `top + stride`, `bottom`, `bottom + stride`.
+  void (*averages)(const float* top, const float* bottom, size_t stride, size_t columns, float* out);
+  // base - 2 * differing
+  void (*integers)(const int32_t* base, const int32_t* differing, int columns, int32_t* out);
 };
 
 // Every set this build has, best first; those the processor lacks are left out.

@@ -9,53 +9,52 @@ inline int next_tile(int left) {
   return (left + tiles - 1) / tiles;
 }
 
-// The lanes' bits into the 32 of a group, least significant first.
-inline void put_mask(uint8_t* group, int lane, uint32_t mask) {
-  if constexpr (kLanes >= 8) {
-    std::memcpy(group + lane / 8, &mask, kLanes / 8);  // on a little-endian machine, as all of these are
-  } else {
-    group[lane / 8] |= static_cast<uint8_t>(mask << lane % 8);
-  }
-}
-
 template <bool kReal, bool kMany, bool kSums>
 void epilogue_of(const Epilogue& strip) {
   // A copy, because a vector's store might change anything but a local variable.
   const Epilogue t = strip;
+  constexpr int kVectors = kGroup / kLanes;
+  const float* residuals[kStrip];
+  const int32_t* bases[kStrip];
+  float* outs[kStrip];
+  uint8_t* bits[kStrip];
+  for (int p = 0; p < t.pixels; ++p) {
+    residuals[p] = t.residual + t.at[p] * t.residual_stride;
+    outs[p] = t.out + t.out_at[p] * t.out_stride;
+    if constexpr (!kReal) bases[p] = t.base + t.borders[p] * t.base_stride;
+    if (t.threshold) bits[p] = t.bits + t.at[p] * t.bits_stride;
+  }
   for (int group = 0; group < t.groups; ++group) {
-    uint8_t masks[kStrip][4] = {};
-    for (int lane = 0; lane < kGroup; lane += kLanes) {
-      const int o = group * kGroup + lane;
-      const V scale = load(t.scale + o), bias = load(t.bias + o), slope = load(t.slope + o), shift = load(t.shift + o);
-      const V threshold = t.threshold ? load(t.threshold + o) : scale;
-      const float *residual = t.residual + t.residual_offset[group] + lane, *real = t.real + o;
-      const int32_t *base = t.base + o, *differing = t.differing + o;
-      float* out = t.out + o;
-      for (int p = 0; p < t.pixels; ++p) {
+    const int first = group * kGroup;
+    V scale[kVectors], bias[kVectors], slope[kVectors], shift[kVectors], threshold[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      const int o = first + v * kLanes;
+      scale[v] = load(t.scale + o), bias[v] = load(t.bias + o), slope[v] = load(t.slope + o), shift[v] = load(t.shift + o);
+      threshold[v] = t.threshold ? load(t.threshold + o) : scale[v];
+    }
+    for (int p = 0; p < t.pixels; ++p) {
+      const float* residual = residuals[p] + t.residual_offset[group];
+      uint32_t mask = 0;
+      for (int v = 0; v < kVectors; ++v) {
+        const int o = first + v * kLanes;
         V u;
         if constexpr (kReal) {
-          u = mul(load(real + p * kBlock), scale);
+          u = mul(load(t.real + p * kBlock + o), scale[v]);
         } else {
-          const int32_t* from = base + t.borders[p] * t.base_stride;
-          u = mul(dots(from, differing + p * kBlock), scale);
+          u = mul(dots(bases[p] + o, t.differing + p * kBlock + o), scale[v]);
           if constexpr (kMany)
             for (int b = 1; b < t.branches; ++b)
-              u = add(u, mul(dots(from, differing + (b * kStrip + p) * kBlock),
+              u = add(u, mul(dots(bases[p] + o, t.differing + (b * kStrip + p) * kBlock + o),
                              load(t.scale + b * t.scale_stride + o)));
         }
-        u = add(add(u, bias), load(residual + t.at[p] * t.residual_stride));
-        const V y = add(keep_positive(u, mul(u, slope)), shift);
-        store(out + t.out_at[p] * t.out_stride, y);
+        u = add(add(u, bias[v]), load(residual + v * kLanes));
+        const V y = add(keep_positive(u, mul(u, slope[v])), shift[v]);
+        store(outs[p] + o, y);
         if constexpr (kSums) add_sums(y, t.sums + o);
-        put_mask(masks[p], lane, at_least(y, threshold));
+        mask |= at_least(y, threshold[v]) << (v * kLanes);
       }
+      if (t.threshold) store_bits(bits[p] + group * kActBytes, mask);
     }
-    if (t.threshold)
-      for (int p = 0; p < t.pixels; ++p) {
-        uint32_t mask;
-        std::memcpy(&mask, masks[p], sizeof mask);
-        store_bits(t.bits + t.at[p] * t.bits_stride + group * kActBytes, mask);
-      }
   }
 }
 
@@ -68,6 +67,20 @@ void epilogue(const Epilogue& t) {
     case 4: return epilogue_of<true, false, false>(t);
     default: return epilogue_of<true, false, true>(t);
   }
+}
+
+void integers(const int32_t* base, const int32_t* differing, int columns, int32_t* out) {
+  for (int o = 0; o < columns; ++o) out[o] = base[o] - 2 * differing[o];
+}
+
+void averages(const float* top, const float* bottom, size_t stride, size_t columns, float* out) {
+  for (size_t o = 0; o < columns; ++o) out[o] = ((top[o] + top[stride + o]) + (bottom[o] + bottom[stride + o])) * 0.25f;
+}
+
+void signs(const float* x, size_t stride, const float* thresholds, int channels, int locations, uint32_t* words) {
+  std::memset(words, 0, sizeof *words * locations);
+  for (int c = 0; c < channels; ++c, x += stride)
+    for (int i = 0; i < locations; ++i) words[i] |= static_cast<uint32_t>(x[i] >= thresholds[c]) << c;
 }
 
 void pack(const float* x, const float* threshold, uint8_t* bits, size_t groups) {

@@ -300,10 +300,7 @@ const float* Plan::shortcut(const Unit& unit, Size in, Size out, Workspace& s, T
       for (size_t i = first; i < last; ++i) {
         const size_t y = i / out.width, x = i % out.width;
         const float* top = from + (2 * y * in.width + 2 * x) * stride;
-        const float* bottom = top + in.width * stride;
-        float* to = s.shortcut.get() + i * stride;
-        for (size_t c = 0; c < stride; ++c)
-          to[c] = ((top[c] + top[stride + c]) + (bottom[c] + bottom[stride + c])) * 0.25f;
+        isa_->averages(top, top + in.width * stride, stride, stride, s.shortcut.get() + i * stride);
       }
     });
     from = s.shortcut.get();
@@ -389,9 +386,7 @@ void Plan::run_unit(const Unit& unit, const Unit* next, Size& size, Workspace& s
     isa_->epilogue(e);
     for (int q = 0; average && q < strip.pixels / 4; ++q) {
       const float* of = squares + 4 * q * kBlock;
-      float* to = s.pooled.get() + (strip.first + q) * stride + o;
-      for (int c = 0; c < groups * kGroup; ++c)
-        to[c] = ((of[c] + of[kBlock + c]) + (of[2 * kBlock + c] + of[3 * kBlock + c])) * 0.25f;
+      isa_->averages(of, of + 2 * kBlock, kBlock, groups * kGroup, s.pooled.get() + (strip.first + q) * stride + o);
     }
   };
 

@@ -47,32 +47,34 @@ void Product::run(const uint64_t* bits, int count, int height, int width, int32_
     counting.run({acts.get() + n * inside * row, zeros.get(), height, width, row}, &team_, false,
                  [](const Strip&) {},
                  [&](const Strip& strip, size_t block, int, const int32_t* differing, const int32_t* borders, int) {
-                   const size_t o = block * kBlock, columns = std::min<size_t>(kBlock, outputs_ - o);
+                   const size_t o = block * kBlock;
+                   const int columns = static_cast<int>(std::min<size_t>(kBlock, outputs_ - o));
                    for (size_t b = 0; b < weights_.size(); ++b)
                      for (int p = 0; p < strip.pixels; ++p) {
                        const int32_t* base = weights_[b].base() + borders[p] * weights_[b].base_stride() + o;
-                       const int32_t* from = differing + (b * kStrip + p) * kBlock;
-                       int32_t* to = out + ((b * count + n) * locations + strip.at[p]) * outputs_ + o;
-                       for (size_t j = 0; j < columns; ++j) to[j] = base[j] - 2 * from[j];
+                       isa_->integers(base, differing + (b * kStrip + p) * kBlock, columns,
+                                      out + ((b * count + n) * locations + strip.at[p]) * outputs_ + o);
                      }
                  });
 }
 
 void pack_signs(const std::string& name, const float* x, int count, int channels, int height, int width,
                 const float* thresholds, bool per_image, uint64_t* bits) {
-  const size_t locations = static_cast<size_t>(height) * width, groups = round_up(channels, kGroup) / kGroup;
-  const size_t words = (channels + 63) / 64;
+  constexpr size_t kLocations = 64;  // at once
+  const size_t locations = static_cast<size_t>(height) * width, words = (channels + 63) / 64, stride = 2 * words;
   const Isa& isa = required(name);
-  std::vector<float> row(groups * kGroup), limits(groups * kGroup, std::numeric_limits<float>::infinity());
-  std::vector<uint8_t> acts(groups * isa.act_bytes);
-  std::vector<uint32_t> plain(2 * words);
-  for (size_t i = 0; i < count * locations; ++i) {
-    const size_t n = i / locations, at = i % locations;
-    for (int c = 0; c < channels; ++c) row[c] = x[(n * channels + c) * locations + at];
-    std::copy_n(thresholds + (per_image ? n * channels : 0), channels, limits.data());
-    isa.pack(row.data(), limits.data(), acts.data(), groups);
-    isa.decode(acts.data(), plain.data(), groups);
-    std::memcpy(bits + i * words, plain.data(), 8 * words);
+  uint32_t column[kLocations];
+  for (size_t n = 0; n < static_cast<size_t>(count); ++n) {
+    const float* limits = thresholds + (per_image ? n * channels : 0);
+    for (size_t first = 0; first < locations; first += kLocations) {
+      const size_t now = std::min(kLocations, locations - first);
+      auto* to = reinterpret_cast<uint32_t*>(bits + (n * locations + first) * words);
+      for (size_t w = 0; w < stride; ++w) {
+        const int c = static_cast<int>(32 * w), some = std::clamp(channels - c, 0, 32);
+        isa.signs(x + (n * channels + c) * locations + first, locations, limits + c, some, static_cast<int>(now), column);
+        for (size_t i = 0; i < now; ++i) to[i * stride + w] = column[i];
+      }
+    }
   }
 }
 

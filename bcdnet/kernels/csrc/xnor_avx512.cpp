@@ -71,6 +71,6 @@ struct Differing {
 }  // namespace
 
 extern const Isa kAvx512{"avx512", kActBytes, 4 * kBlock, encode, decode, pack_weights,
-                         differing_with<Differing>, real, epilogue, pack};
+                         differing_with<Differing>, real, epilogue, pack, signs, averages, integers};
 
 }  // namespace bcdnet

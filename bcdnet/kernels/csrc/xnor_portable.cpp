@@ -81,6 +81,6 @@ struct Differing {
 }  // namespace
 
 extern const Isa kPortable{"portable", kActBytes, 4 * kBlock, encode, decode, pack_weights,
-                           differing_with<Differing>, real, epilogue, pack};
+                           differing_with<Differing>, real, epilogue, pack, signs, averages, integers};
 
 }  // namespace bcdnet
