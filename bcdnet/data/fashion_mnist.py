@@ -5,15 +5,15 @@ dimension as uint32) and the bytes in C order.
 """
 
 import gzip
-import os
 import struct
 import zlib
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from bcdnet.data.dataset import ArrayImages, DataError, Dataset
+from bcdnet.data.source import Download, Source
+from bcdnet.data.transforms import FASHION_MNIST
 from bcdnet.files import assets_dir
 
 CLASSES = (
@@ -29,23 +29,47 @@ CLASSES = (
     "Ankle boot",
 )
 SYSTEM_DIR = Path("/usr/share/datasets/fashion-mnist")
-Split = Literal["train", "test"]
 
-_PREFIX = {"train": "train", "test": "t10k"}
+_FILES = {
+    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+}
 _MAX_IMAGES = 60_000
+_SITE = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # the address that its authors give
+
+SOURCE = Source(
+    name="fashion-mnist",
+    title="Fashion-MNIST",
+    splits={"train": 60_000, "test": 10_000},
+    classes=10,
+    origin="Xiao, Rasul and Vollgraf 2017, github.com/zalandoresearch/fashion-mnist",
+    licence="MIT",
+    obtain="install the Debian package dataset-fashion-mnist or run `bcdnet data fetch fashion-mnist`",
+    markers=_FILES,
+    preprocess=FASHION_MNIST,
+    # The shipped folder holds the test split only.
+    installed=lambda: (assets_dir() / "data" / "fashion-mnist", SYSTEM_DIR),
+    downloads=tuple(
+        Download(_SITE + file, f"sha256:{digest}", size, unpack=False)
+        for file, size, digest in (
+            (_FILES["train"][0], 26_421_880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
+            (_FILES["train"][1], 29_515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
+            (_FILES["test"][0], 4_422_102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
+            (_FILES["test"][1], 5_148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+        )
+    ),
+)
 
 
-def load(split: Split, root: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
+def load(split: str, root: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The images, uint8 (N, 28, 28), and labels, int64 (N,), of a split: 60,000 for training, 10,000 for testing.
 
-    Looked for in `root` alone if given, else in `$BCDNET_DATA` (or its folder fashion-mnist), in the shipped
-    `assets/data/fashion-mnist` (test split) and where Debian's package installs them.
+    Looked for as `Source.locate` says; the installed places are the shipped `assets/data/fashion-mnist` (test split)
+    and where Debian's package puts them.
     Raises DataError when the files are missing, damaged or not what their headers say.
     """
-    if split not in _PREFIX:
-        raise DataError(f"Fashion-MNIST has the splits 'train' and 'test', not {split!r}.")
-    folder = _find(split, root)
-    images_file, labels_file = _files(split)
+    folder = SOURCE.locate(split, root)
+    images_file, labels_file = _FILES[split]
     images = _read_idx(folder / images_file, dimensions=3)
     labels = _read_idx(folder / labels_file, dimensions=1)
     if images.shape[1:] != (28, 28) or len(images) != len(labels):
@@ -55,31 +79,10 @@ def load(split: Split, root: Path | None = None) -> tuple[np.ndarray, np.ndarray
     return images, labels.astype(np.int64)
 
 
-def dataset(split: Split = "test", root: Path | None = None) -> Dataset:
+def dataset(split: str = "test", root: str | Path | None = None) -> Dataset:
     """A split as a `Dataset`; searches and raises like `load`."""
     images, labels = load(split, root)
-    return Dataset("fashion-mnist", CLASSES, ArrayImages(images), labels)
-
-
-def _files(split: Split) -> tuple[str, str]:
-    return f"{_PREFIX[split]}-images-idx3-ubyte.gz", f"{_PREFIX[split]}-labels-idx1-ubyte.gz"
-
-
-def _find(split: Split, root: Path | None) -> Path:
-    if root is not None:
-        candidates = [Path(root)]
-    else:
-        candidates = [assets_dir() / "data" / "fashion-mnist", SYSTEM_DIR]
-        if named := os.environ.get("BCDNET_DATA"):
-            candidates = [Path(named), Path(named) / "fashion-mnist", *candidates]
-    for folder in candidates:
-        if all((folder / name).is_file() for name in _files(split)):
-            return folder
-    raise DataError(
-        f"The {split} files of Fashion-MNIST ({', '.join(_files(split))}) are not in "
-        f"{' or '.join(map(str, candidates))}; install the Debian package dataset-fashion-mnist "
-        "or name their folder in the environment variable BCDNET_DATA."
-    )
+    return Dataset(SOURCE.name, CLASSES, ArrayImages(images), labels)
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
