@@ -6,8 +6,8 @@ stderr. Exit status: 0, 1 for a run that failed, 2 for bad usage or bad input, w
 
 import json
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -23,7 +23,9 @@ from bcdnet import evaluate as evaluation
 from bcdnet import kernels
 from bcdnet.checkpoint import load, save
 from bcdnet.cost import network_cost
-from bcdnet.data import ImageError, decode_image, open_dataset
+from bcdnet.data import SOURCES, ImageError, MissingData, decode_image, open_dataset
+from bcdnet.data.check import FOLDER, check
+from bcdnet.data.fetch import fetch
 from bcdnet.engine import Engine as PackedEngine
 from bcdnet.engine import is_packed, load_engine, pack
 from bcdnet.published import KeyMismatch, import_published
@@ -32,6 +34,8 @@ from bcdnet.variants import VARIANTS, get_config
 ENGINES = ("float", "packed")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+data_app = typer.Typer(rich_markup_mode=None, help="The data sets: list them, look one through, fetch one.")
+app.add_typer(data_app, name="data")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Checkpoint = Annotated[Path, typer.Argument(metavar="CKPT", help="A .safetensors checkpoint.")]
@@ -152,7 +156,7 @@ def predict(
 @app.command()
 def evaluate(
     checkpoint: Model,
-    data: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="fashion-mnist, or a folder of class folders.")],
+    data: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="From `bcdnet data list`, or class folders.")],
     engine: Engine = None,
     threads: Threads = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 256,
@@ -266,6 +270,97 @@ def train(
     _show(document, as_json, lambda: _table([{"what": key, "value": value} for key, value in document.items()]))
 
 
+@data_app.command("list")
+def list_data(as_json: Json = False) -> None:
+    """The known data sets, and where each lies on this machine."""
+    document = []
+    for name, source in SOURCES.items():
+        found: dict[str, str | None] = {}
+        for split in source.splits:
+            try:
+                found[split] = str(source.locate(split))
+            except MissingData:
+                found[split] = None
+        row = {"name": name, "title": source.title, "classes": source.classes, "splits": dict(source.splits)}
+        row |= {"origin": source.origin, "licence": source.licence, "obtain": source.obtain}
+        document.append(row | {"fetchable": bool(source.downloads), "found": found})
+
+    def human() -> None:
+        rows = []
+        for row in document:
+            splits = "\n".join(f"{split} {count:,}" for split, count in row["splits"].items())
+            there = list(dict.fromkeys(filter(None, row["found"].values())))
+            rows.append({key: row[key] for key in ("name", "classes")} | {"images": splits, "licence": row["licence"]})
+            rows[-1]["where"] = "\n".join(there) or row["obtain"]
+        _table(rows)
+
+    _show(document, as_json, human)
+
+
+@data_app.command("check")
+def check_data(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"From `bcdnet data list`, or `{FOLDER}` for any other.")],
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[PATH]", help="Its folder; where it is looked for by default.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Don't decode the images, only see that they are there.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Look a data set through: what there is and what is wrong. Exit status 1 when something is."""
+    with _progress("image") as progress:
+        report = check(name, path, quick, progress)
+
+    def human() -> None:
+        rows = []
+        for part in report.splits:
+            counts = sorted((count, label) for label, count in part.classes.items())
+            (low, smallest), (high, largest) = counts[0], counts[-1]
+            rows.append(
+                {
+                    "split": part.split,
+                    "images": part.images,
+                    "official": "" if part.official is None else part.official,
+                    "classes": len(counts),
+                    "smallest": f"{smallest} ({low:,})",
+                    "largest": f"{largest} ({high:,})",
+                    "path": str(part.path),
+                }
+            )
+        if rows:
+            _table(rows, title=report.name)
+        for note in report.notes:
+            print(f"Note: {note}")
+        for problem in report.problems:
+            print(f"Wrong: {problem}")
+        if not report.problems:
+            print(f"Nothing is wrong; the images {'are there' if quick else 'can all be read'}.")
+
+    _show(report.to_dict(), as_json, human)
+    return 1 if report.problems else 0
+
+
+@data_app.command("fetch")
+def fetch_data(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="From `bcdnet data list`.")],
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder of all data sets; the one BCDNET_DATA names by default."),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Download a data set that its owners offer to everybody; goes on where it was stopped."""
+    with _progress("B") as progress:
+        folder = fetch(name, to, progress)
+    report = check(name, folder, quick=True)
+    for problem in report.problems:
+        print(problem, file=sys.stderr)
+    document = {"folder": str(folder), "problems": list(report.problems)}
+    _show(document, as_json, lambda: print(f"{name} is in {folder}; name it, or {folder.parent} in BCDNET_DATA."))
+    return 1 if report.problems else 0
+
+
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0, 1 for a failed run, 2 for bad usage or input."""
     arguments = sys.argv[1:] if argv is None else argv
@@ -309,6 +404,28 @@ def _classifier(path: Path, engine: str | None, threads: int | None) -> evaluati
     if isinstance(model, PackedEngine):
         print(kernels.describe(), file=sys.stderr)
     return model
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Bars on stderr, one after the other for each thing that is under way."""
+    bar: tqdm | None = None
+    current = ""
+
+    def update(what: str, done: int, total: int | None) -> None:
+        nonlocal bar, current
+        if bar is None or what != current:
+            if bar is not None:
+                bar.close()
+            scale = {"unit": unit, "unit_scale": unit == "B", "file": sys.stderr, "disable": None}
+            bar, current = tqdm(desc=what, initial=done, total=total, **scale), what
+        bar.update(done - bar.n)
+
+    try:
+        yield update
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def _show(document: Any, as_json: bool, human: Callable[[], None]) -> None:

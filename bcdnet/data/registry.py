@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from bcdnet.data import fashion_mnist, folder
+from bcdnet.data import aircraft, cars, cub200, dogs, elpv, fashion_mnist, flowers102, folder, imagenet
 from bcdnet.data.dataset import DataError, Dataset
 from bcdnet.data.source import Source
 from bcdnet.data.transforms import IMAGENET, Preprocess
@@ -13,7 +13,7 @@ from bcdnet.data.transforms import IMAGENET, Preprocess
 Loader = Callable[[str, str | Path | None], Dataset]
 
 # Each module holds a SOURCE and a dataset(split, root).
-_MODULES = (fashion_mnist,)
+_MODULES = (imagenet, cub200, flowers102, aircraft, cars, dogs, fashion_mnist, elpv)
 
 SOURCES: Mapping[str, Source] = MappingProxyType({module.SOURCE.name: module.SOURCE for module in _MODULES})
 _LOADERS: dict[str, Loader] = {module.SOURCE.name: module.dataset for module in _MODULES}

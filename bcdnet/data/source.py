@@ -69,10 +69,12 @@ class Source:
             for folder in (place, *(place / sub for sub in self.folders)):
                 if all(_exists(folder / marker) for marker in self.markers[split]):
                     return folder
-        where = " or ".join(map(str, places)) or "no folder, because BCDNET_DATA is not set"
+        nowhere = (
+            f"is not in {' or '.join(map(str, places))}" if places else "cannot be found, as BCDNET_DATA is not set"
+        )
         raise MissingData(
-            f"The {split} split of {self.title} ({', '.join(self.markers[split])}) was looked for in {where} and not "
-            f"found; {self.obtain}, then name its folder or set the environment variable BCDNET_DATA to it."
+            f"The {split} split of {self.title} ({', '.join(self.markers[split])}) {nowhere}; it comes from "
+            f"{self.origin}: {self.obtain}, or let the environment variable BCDNET_DATA name the folder that holds it."
         )
 
     def _places(self, root: str | Path | None) -> list[Path]:

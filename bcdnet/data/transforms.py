@@ -158,3 +158,6 @@ IMAGENET = Preprocess((224, 224), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.2
 # Mean and (population) standard deviation of all 47,040,000 pixels of the 60,000 training images, in exact integers:
 # sum 3,431,114,169, sum of squares 631,470,052,347; tests/data/test_fashion_mnist.py recomputes them.
 FASHION_MNIST = Preprocess((28, 28), 1, mean=(0.2860405969887955,), std=(0.3530242445149226,), invert="auto")
+
+# TO MEASURE
+ELPV = Preprocess((224, 224), 1, mean=(0.5,), std=(0.25,))
