@@ -1,0 +1,90 @@
+"""Curves of training runs: a colour a run, a stroke a precision."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis.figures.palette import CYCLE, MODELS, layout
+
+_STROKES = {"32/1": "dot", "1/1": "solid", "32/32": "dash"}
+
+#: Runs that can be told apart in one picture.
+MOST = len(CYCLE)
+
+_AXES = {"epochs": "epochs, counted over all steps", "iterations": "iterations, counted over all steps"}
+
+
+def run_colors(keys: Sequence[str], before: Mapping[str, str] | None = None) -> dict[str, str]:
+    """A colour of its own for each run; shipped models have theirs, the others the first that is free.
+
+    Args:
+        keys: at most :data:`MOST`, ids of models among them.
+        before: what this function said of an earlier choice; a run that stays keeps its colour.
+
+    Raises:
+        ValueError: there are more runs than colours.
+    """
+    if len(keys) > MOST:
+        raise ValueError(f"{len(keys)} runs cannot be told apart by colour; choose at most {MOST}.")
+    colors: dict[str, str] = {}
+    wanted = {**MODELS, **(before or {})}
+    for key in sorted(keys, key=lambda key: key not in wanted):  # the others take what these leave
+        free = [color for color in CYCLE if color not in colors.values()]
+        colors[key] = wanted[key] if wanted.get(key) in free else free[0]
+    return {key: colors[key] for key in keys}
+
+
+def stroke(precision: str) -> str:
+    """How the line of a training step is drawn, by the bits of its weights and activations; in Plotly's words."""
+    return _STROKES.get(precision, "dashdot")
+
+
+def run_curves(
+    curves: pd.DataFrame,
+    title: str,
+    colors: Mapping[str, str],
+    x: str = "epochs",
+    thin: pd.DataFrame | None = None,
+    form: str = ".4g",
+    unit: str = "",
+    top: float | None = None,
+    size: int = 290,
+) -> go.Figure:
+    """One quantity over training, a line for each step of each run.
+
+    Args:
+        curves: from :func:`analysis.runs.curves`.
+        title: what is drawn.
+        colors: by name of the run.
+        x: "epochs" or "iterations"; rows where it is not known are left out.
+        thin: a second quantity on the same scale, as thin lines without dots.
+        form: how values are written, in d3's notation.
+        unit: behind every value, such as " %".
+        top: upper end of a scale from 0; chosen by the data if None.
+        size: height in pixels.
+    """
+    fig = go.Figure()
+    for data, width in ((thin, 1.2), (curves, 2.0)):
+        if data is None:
+            continue
+        for (run, step), part in data.dropna(subset=x).groupby(["run", "step"], sort=False):
+            precision = str(part.precision.iloc[0])
+            fig.add_trace(
+                go.Scatter(
+                    x=part[x],
+                    y=part.value,
+                    mode="lines" if data is thin else "lines+markers",
+                    # Dots of a long log would hide its line.
+                    marker_size=5 if len(part) <= 60 else 1,
+                    line={"color": colors[run], "width": width, "dash": stroke(precision)},
+                    customdata=[[run, int(step), precision]] * len(part),
+                    hovertemplate="<b>%{customdata[0]}</b>, step %{customdata[1]} (%{customdata[2]})"
+                    f"<br>%{{x:,}} {x}: %{{y:{form}}}{unit}<extra></extra>",
+                )
+            )
+    layout(fig, height=size, title=title, legend=False)
+    # A title of one line and no legend above the plot; a zoom stays while a run that trains is drawn anew.
+    fig.update_layout(margin_t=36, uirevision=x)
+    fig.update_yaxes(tickformat=form if "%" in form else None, range=None if top is None else [0, 1.05 * top])
+    return fig.update_xaxes(title_text=_AXES[x], rangemode="tozero")
