@@ -104,21 +104,30 @@ def inspect(path: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     return {"config": config, "card": card, "tensors": tensors}
 
 
-def transfer(source: nn.Module, target: nn.Module) -> None:
+def transfer(source: nn.Module, target: nn.Module, heads: bool = True) -> None:
     """Copy all weights from one network to another, strictly.
 
     Between the training steps (32/1 to 1/1) every key must match. From BCDNet-A to BCDNet-B the ``embedding`` keys of
     the target may be missing; they keep their values, which at the start change nothing.
 
+    Args:
+        source, target: networks.
+        heads: False leaves the target's heads as they are, for another set of classes.
+
     Raises:
         CheckpointError: any other key is missing or left over, or a shape differs; ``target`` is then unchanged.
     """
     weights, expected = source.state_dict(), target.state_dict()
+    if not heads:
+        weights, expected = (
+            {key: tensor for key, tensor in state.items() if not key.startswith(("fc.", "fc_dist."))}
+            for state in (weights, expected)
+        )
     new = {key for key in expected if key not in weights and ".embedding." in key}
     required = {key: tensor for key, tensor in expected.items() if key not in new}
     require_same_keys(required, weights, "the source network")
     check_shapes(weights, required, "the source network")
-    target.load_state_dict(weights, strict=not new)
+    target.load_state_dict(weights, strict=heads and not new)
 
 
 def require_same_keys(expected: Iterable[str], found: Iterable[str], name: str) -> None:

@@ -73,8 +73,8 @@ def network_tables(document: Mapping[str, Any]) -> dict[str, str]:
     for network, format_, runtime in kinds:
         cells = [TITLES[network], ", ".join([format_] * (format_ != "packed") + [runtime_title(runtime)])]
         for run in runs:
-            [row] = [r for r in run["rows"] if (r["network"], r["format"], r["runtime"]) == (network, format_, runtime)]
-            cells.append(f"{row['median_ms']:.2f} ({row['p10_ms']:.2f} – {row['p90_ms']:.2f})")
+            found = [r for r in run["rows"] if (r["network"], r["format"], r["runtime"]) == (network, format_, runtime)]
+            cells += [f"{r['median_ms']:.2f} ({r['p10_ms']:.2f} – {r['p90_ms']:.2f})" for r in found] or ["–"]
         body.append(cells)
     names = dict.fromkeys(name for run in runs for name in run["ratios"])
     ratios = []

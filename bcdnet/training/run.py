@@ -1,13 +1,12 @@
 """One run of a recipe: its steps in order, a folder that can be resumed, and a card that says what happened."""
 
-import csv
 import datetime
 import hashlib
 import json
 import logging
+import os
 import platform
 import subprocess
-import time
 import warnings
 from functools import cached_property
 from pathlib import Path
@@ -15,73 +14,94 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from bcdnet.checkpoint import MAX_BYTES, CheckpointError, check_file, load, save, transfer
-from bcdnet.data import FASHION_MNIST, DataError, fashion_mnist
-from bcdnet.evaluate import evaluate
+from bcdnet.data import Preprocess, default_preprocess, open_dataset
 from bcdnet.files import assets_dir, write_atomically
 from bcdnet.model import Network
-from bcdnet.training.batches import EpochSampler, MemoryBatches, loader
-from bcdnet.training.distillation import teacher_logits
-from bcdnet.training.module import TrainingModule
+from bcdnet.training.loop import Lessons, Stopped, accuracy, fit
 from bcdnet.training.recipe import Recipe, RecipeError, Step, load_recipe
+from bcdnet.training.samples import Samples
+from bcdnet.training.state import NotSaved
+from bcdnet.training.teacher import HUGGING_FACE, Teacher, cached_logits, load_teacher
 
 #: In every run's folder: the recipe, the digests of the checkpoints it uses, and the commit it was started from.
 RECORD = "run.json"
-LOG_FIELDS = ("step", "precision", "epoch", "lr", "train_loss", "train_top1", "test_top1", "seconds")
-
-
-class Stopped(RuntimeError):
-    """A run that somebody stopped; what it had reached lies in its folder."""
+#: Ending of the unfinished file that a killed process leaves, see :func:`bcdnet.files.write_atomically`.
+LEFTOVER = ".tmp"
 
 
 def train(recipe_path: Path, overrides: list[str] | None = None, resume: Path | None = None) -> dict[str, Any]:
     """Train what a recipe describes, or go on with a run that was stopped.
 
+    Under ``torchrun`` or SLURM's ``srun`` every process calls this and they share the batches out.
+
     Args:
         recipe_path: YAML file, see :class:`bcdnet.training.recipe.Recipe`.
         overrides: ``key=value`` changes to it.
-        resume: folder of a run of the same recipe; finished steps are kept, an unfinished one goes on after its last
-            whole epoch. None starts anew in ``runs/<name>`` under the working directory.
+        resume: folder of a run of the same recipe; finished steps are kept, an unfinished one goes on from its last
+            saved state. None starts anew in ``runs/<name>`` under the working directory.
 
     Returns:
         "run" (folder), "checkpoint" (of the last step) and "metrics" (its accuracy on the test set).
 
     Raises:
-        RecipeError, ConfigError, DataError, CheckpointError: something the user can mend.
+        RecipeError, ConfigError, DataError, CheckpointError, TeacherError, StateError: something the user can mend.
         Stopped: the user pressed Ctrl+C.
+        Diverged, NotSaved: see :func:`bcdnet.training.loop.fit`.
     """
     recipe = load_recipe(recipe_path, overrides)
     folder = Path("runs") / recipe.name if resume is None else resume
+    fabric = _fabric(recipe)
     if resume is not None:
         require_same_run(folder, recipe)
-    elif folder.exists():
+    elif folder.is_dir() and any(path.suffix != LEFTOVER for path in folder.iterdir()):
         raise RecipeError(f"{folder} holds a run already; go on with --resume {folder}, or move it away.")
-    run = _Run(recipe, folder)  # whatever is missing or wrong shows here, before anything is written
-    if resume is None:
-        folder.mkdir(parents=True)
+    run = _Run(recipe, folder, fabric)  # whatever is missing or wrong shows here, before anything is written
+    fabric.barrier()
+    if resume is None and fabric.is_global_zero:
         record = {"recipe": recipe.to_dict(), "inputs": run.inputs, "commit": _commit()}
-        write_atomically(folder / RECORD, json.dumps(record, indent=1).encode())
-    return run.execute()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / RECORD, json.dumps(record, indent=1).encode())
+        except OSError as error:
+            raise NotSaved(f"{folder} cannot be written ({error.strerror}); make room, or start elsewhere.") from error
+    if fabric.is_global_zero:
+        for path in folder.glob(f".*{LEFTOVER}"):
+            path.unlink()
+    fabric.barrier()
+    try:
+        return run.execute()
+    except KeyboardInterrupt:
+        raise Stopped(f"stopped by Ctrl+C; go on with --resume {folder}.") from None
 
 
 def inputs(recipe: Recipe) -> dict[str, str]:
-    """SHA-256 of the checkpoints a recipe starts from or learns from, by the name the recipe gives them."""
-    paths = {name: checkpoint_path(name) for name in (recipe.teacher, recipe.init) if name is not None}
-    return {
-        name: hashlib.sha256(check_file(path, MAX_BYTES).read_bytes()).hexdigest() for name, path in paths.items()
-    }
+    """SHA-256 of the weights a recipe starts from or learns from, by the name the recipe gives them.
+
+    A Hugging Face model that is no folder is recorded by its name alone.
+    """
+    digests = {}
+    for name in (recipe.teacher, recipe.init):
+        if name is None:
+            continue
+        if name.startswith(HUGGING_FACE):
+            weights = Path(name.removeprefix(HUGGING_FACE)) / "model.safetensors"
+            digests[name] = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else name
+        else:
+            digests[name] = hashlib.sha256(check_file(checkpoint_path(name), MAX_BYTES).read_bytes()).hexdigest()
+    return digests
 
 
 def require_same_run(folder: Path, recipe: Recipe) -> None:
     """Raise RecipeError unless the folder holds a run of this very recipe, teacher and start."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        same = record["recipe"] == json.loads(json.dumps(recipe.to_dict())) and record["inputs"] == inputs(recipe)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        same = recipe.describes(record["recipe"]) and record["inputs"] == inputs(recipe)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise RecipeError(f"{folder} holds no run to resume; leave --resume out to start one.") from error
@@ -90,25 +110,26 @@ def require_same_run(folder: Path, recipe: Recipe) -> None:
 
 
 class _Run:
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
-        self.recipe, self.folder, self.inputs = recipe, folder, inputs(recipe)
-        if recipe.data != "fashion-mnist":
-            raise DataError(f"recipes train on fashion-mnist in this version, not on {recipe.data!r}.")
-        for config in map(recipe.config, recipe.steps):
-            shape = (config.in_channels, *config.image_size, config.num_classes)
-            if shape != (1, 28, 28, len(fashion_mnist.CLASSES)):
-                raise RecipeError(
-                    "fashion-mnist has in_channels 1, image_size 28 and num_classes 10; the model has "
-                    f"{config.in_channels}, {config.image_size} and {config.num_classes}."
-                )
-        self.teacher = None if recipe.teacher is None else load(checkpoint_path(recipe.teacher))
+    def __init__(self, recipe: Recipe, folder: Path, fabric: Fabric) -> None:
+        self.recipe, self.folder, self.fabric, self.inputs = recipe, folder, fabric, inputs(recipe)
+        config = recipe.config(recipe.steps[0])
+        self.train = open_dataset(recipe.data, "train", _path(recipe.data_root))
+        self.test = open_dataset(recipe.data, "test", _path(recipe.data_root))
+        if len(self.train.classes) != config.num_classes:
+            raise RecipeError(
+                f"{recipe.data} has {len(self.train.classes)} classes, the model {config.num_classes}; set "
+                f"model.num_classes to {len(self.train.classes)}."
+            )
+        if self.train.classes != self.test.classes:
+            raise RecipeError(f"the training and the test images of {recipe.data} have different classes.")
+        self.preprocess: Preprocess = default_preprocess(recipe.data, config.image_size, config.in_channels)
         self.start = None if recipe.init is None else load(checkpoint_path(recipe.init))
         if self.start is not None:
-            transfer(self.start, Network(recipe.config(recipe.steps[0])))
-        pixels, labels = fashion_mnist.load("train")
-        self.images, self.labels = FASHION_MNIST.batch(pixels), torch.from_numpy(labels)
-        pixels, labels = fashion_mnist.load("test")
-        self.test = MemoryBatches(FASHION_MNIST.batch(pixels), torch.from_numpy(labels), None)
+            transfer(self.start, Network(config), heads=not recipe.new_heads)
+        self.teacher: Teacher | None = None
+        if recipe.teacher is not None:
+            path = checkpoint_path(recipe.teacher)
+            self.teacher = load_teacher(recipe.teacher, path, self.preprocess, config.num_classes)
 
     def execute(self) -> dict[str, Any]:
         network = self.start
@@ -118,65 +139,49 @@ class _Run:
                 network = load(path)
             else:
                 network = self._train_step(number, step, network)
-                save(network, path, network.card)
+                if self.fabric.is_global_zero:
+                    try:
+                        save(network, path, network.card)
+                    except CheckpointError as error:
+                        if not isinstance(error.__cause__, OSError):
+                            raise
+                        reason = f"{path} cannot be written ({error.__cause__.strerror})"
+                        raise NotSaved(f"{reason}; make room and go on with --resume {self.folder}.") from error
+                self.fabric.barrier()
+            if self.fabric.is_global_zero:
                 (self.folder / f"step{number}.ckpt").unlink(missing_ok=True)
         assert network is not None
         return {"run": str(self.folder), "checkpoint": str(path), "metrics": network.card["metrics"]}
 
     def _train_step(self, number: int, step: Step, previous: Network | None) -> Network:
         recipe = self.recipe
-        lightning.seed_everything(recipe.seed, verbose=False)
+        torch.manual_seed(recipe.seed)
         network = Network(recipe.config(step))
         if previous is not None:
-            transfer(previous, network)
-        module = TrainingModule(network, step, recipe.label_smoothing, recipe.compile)
-        batches = loader(
-            MemoryBatches(self.images, self.labels, self._teacher_logits), recipe.batch_size, recipe.seed, recipe.flip
-        )
-        resume = self.folder / f"step{number}.ckpt"
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data lies in memory
-            warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # as it must, to be resumed
-            warnings.filterwarnings("ignore", ".*LeafSpec.*")  # of Lightning to itself
-            trainer = lightning.Trainer(
-                accelerator="auto",
-                devices=1,
-                max_epochs=step.epochs,
-                logger=False,
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-                default_root_dir=self.folder,
-                callbacks=[
-                    _EpochLog(self.folder / "log.csv", number, step),
-                    ModelCheckpoint(self.folder, resume.stem, save_top_k=1, enable_version_counter=False),
-                    RichProgressBar(),
-                ],
-            )
-            try:
-                last = resume if resume.exists() else None
-                trainer.fit(module, batches, self._test_loader(), ckpt_path=last, weights_only=True)
-            except SystemExit:  # Lightning's answer to Ctrl+C
-                raise Stopped(f"stopped by Ctrl+C; go on with --resume {self.folder}.") from None
+            transfer(previous, network, heads=number > 1 or not recipe.new_heads)
+        train = Samples(self.train, self.preprocess, recipe.augmentations(step), recipe.seed)
+        test = Samples(self.test, self.preprocess)
+        network = fit(self.fabric, recipe, number, network, Lessons(train, test, self._teacher), self.folder)
         network.round_embeddings()
-        network.card = self._card(step, network.eval())
+        metrics = accuracy(self.fabric, network, test, recipe.workers)
+        network = network.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        network.card = self._card(step) | {"metrics": metrics}
         return network
 
-    def _test_loader(self) -> DataLoader:
-        sampler = EpochSampler(len(self.test.labels), 500, seed=0, flip=False)
-        return DataLoader(self.test, sampler=sampler, batch_size=None)
-
     @cached_property
-    def _teacher_logits(self) -> Tensor | None:
-        return None if self.teacher is None else teacher_logits(self.teacher, self.images)
+    def _teacher(self) -> Teacher | Tensor | None:
+        if self.teacher is None:
+            return None
+        teacher = self.teacher.to(self.fabric.device)
+        return cached_logits(teacher, self.train, self.preprocess) if self.recipe.teacher_cache else teacher
 
-    def _card(self, step: Step, network: Network) -> dict[str, Any]:
-        card = {
+    def _card(self, step: Step) -> dict[str, Any]:
+        return {
             "title": step.title or step.id or self.recipe.name,
             "description": self.recipe.description,
-            "classes": list(fashion_mnist.CLASSES),
-            "preprocess": FASHION_MNIST.to_dict(),
-            "dataset": self.recipe.data,
+            "classes": list(self.train.classes),
+            "preprocess": self.preprocess.to_dict(),
+            "dataset": self.train.name,
             "recipe": self.recipe.to_dict(),
             "seed": self.recipe.seed,
             "commit": json.loads((self.folder / RECORD).read_text(encoding="utf-8"))["commit"],
@@ -188,46 +193,38 @@ class _Run:
                 "python": platform.python_version(),
             },
         }
-        network.card = card
-        result = evaluate(network, fashion_mnist.dataset("test"))
-        metrics = {"top1": result.top1, "top5": result.top5, "n": result.n, "ci95": list(result.ci95)}
-        return card | {"metrics": metrics}
-
-
-class _EpochLog(Callback):
-    """One CSV row an epoch; rows a resumed run repeats are replaced."""
-
-    def __init__(self, path: Path, number: int, step: Step) -> None:
-        self.path, self.number, self.step = path, number, step
-        self.started = 0.0
-
-    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        self.started = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        rows = []
-        if self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-        here = (self.number, trainer.current_epoch + 1)
-        rows = [row for row in rows if (int(row["step"]), int(row["epoch"])) < here]
-        metrics = {key: f"{float(value):.4f}" for key, value in trainer.callback_metrics.items()}
-        row = {
-            "step": here[0],
-            "precision": self.step.precision,
-            "epoch": here[1],
-            "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.3e}",
-            "seconds": f"{time.perf_counter() - self.started:.1f}",
-            **{key: metrics.get(key, "") for key in ("train_loss", "train_top1", "test_top1")},
-        }
-        lines = [",".join(LOG_FIELDS), *(",".join(str(r[f]) for f in LOG_FIELDS) for r in [*rows, row])]
-        write_atomically(self.path, ("\n".join(lines) + "\n").encode())
 
 
 def checkpoint_path(name: str) -> Path:
     """A checkpoint by path, or by the name of a shipped one."""
     shipped = assets_dir() / "checkpoints" / f"{name}.safetensors"
     return shipped if shipped.exists() else Path(name)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _fabric(recipe: Recipe) -> Fabric:
+    """One process, or as many as torchrun or SLURM have started."""
+    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun
+        here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    elif SLURMEnvironment.detect():
+        everywhere = int(os.environ["SLURM_NTASKS"])
+        here = everywhere // int(os.environ.get("SLURM_NNODES", "1"))
+    else:
+        here = everywhere = 1
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    strategy = "ddp" if everywhere > 1 else "auto"
+    fabric = Fabric(
+        devices=here,
+        num_nodes=everywhere // here,
+        strategy=strategy,
+        precision=recipe.amp,  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
 
 
 def _commit() -> str:

@@ -47,6 +47,18 @@ struct Epilogue {
   double* sums;  // null: no channel sums
 };
 
+// In its place whole numbers: base - 2 * differing of a strip, for one branch and `columns` channels.
+struct Integers {
+  int pixels, columns;
+  const int32_t* at;
+  const int32_t* differing;  // (kStrip, kBlock)
+  const int32_t* base;       // of border 0
+  size_t base_stride;
+  const int32_t* borders;
+  int32_t* out;
+  size_t stride;  // from location to location
+};
+
 struct Isa {
   const char* name;
   int act_bytes;     // bytes of 32 channels of a packed map
@@ -71,8 +83,7 @@ struct Isa {
   void (*signs)(const float* x, size_t stride, const float* thresholds, int channels, int locations, uint32_t* words);
   // Of the 2 x 2 locations `top`, `top + stride`, `bottom`, `bottom + stride`.
   void (*averages)(const float* top, const float* bottom, size_t stride, size_t columns, float* out);
-  // base - 2 * differing
-  void (*integers)(const int32_t* base, const int32_t* differing, int columns, int32_t* out);
+  void (*integers)(const Integers& strip);
 };
 
 // Every set this build has, best first; those the processor lacks are left out.

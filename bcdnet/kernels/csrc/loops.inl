@@ -69,8 +69,13 @@ void epilogue(const Epilogue& t) {
   }
 }
 
-void integers(const int32_t* base, const int32_t* differing, int columns, int32_t* out) {
-  for (int o = 0; o < columns; ++o) out[o] = base[o] - 2 * differing[o];
+void integers(const Integers& strip) {
+  const Integers t = strip;  // as above
+  for (int p = 0; p < t.pixels; ++p) {
+    const int32_t *base = t.base + t.borders[p] * t.base_stride, *differing = t.differing + p * kBlock;
+    int32_t* out = t.out + t.at[p] * t.stride;
+    for (int o = 0; o < t.columns; ++o) out[o] = base[o] - 2 * differing[o];
+  }
 }
 
 void averages(const float* top, const float* bottom, size_t stride, size_t columns, float* out) {

@@ -48,13 +48,14 @@ void Product::run(const uint64_t* bits, int count, int height, int width, int32_
                  [](const Strip&) {},
                  [&](const Strip& strip, size_t block, int, const int32_t* differing, const int32_t* borders, int) {
                    const size_t o = block * kBlock;
-                   const int columns = static_cast<int>(std::min<size_t>(kBlock, outputs_ - o));
-                   for (size_t b = 0; b < weights_.size(); ++b)
-                     for (int p = 0; p < strip.pixels; ++p) {
-                       const int32_t* base = weights_[b].base() + borders[p] * weights_[b].base_stride() + o;
-                       isa_->integers(base, differing + (b * kStrip + p) * kBlock, columns,
-                                      out + ((b * count + n) * locations + strip.at[p]) * outputs_ + o);
-                     }
+                   Integers t{strip.pixels, static_cast<int>(std::min<size_t>(kBlock, outputs_ - o)), strip.at};
+                   t.borders = borders, t.stride = outputs_;
+                   for (size_t b = 0; b < weights_.size(); ++b) {
+                     t.differing = differing + b * kStrip * kBlock;
+                     t.base = weights_[b].base() + o, t.base_stride = weights_[b].base_stride();
+                     t.out = out + (b * count + n) * locations * outputs_ + o;
+                     isa_->integers(t);
+                   }
                  });
 }
 

@@ -1,0 +1,137 @@
+"""Teachers, whose softmax ``fc_dist`` learns: a checkpoint of ours, or any image classifier of Hugging Face."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bcdnet.checkpoint import load
+from bcdnet.data import Dataset, Preprocess
+from bcdnet.evaluate import model_preprocess
+from bcdnet.training.samples import Samples
+
+#: What names a Hugging Face model in a recipe: ``hf:NAME`` or ``hf:FOLDER``.
+HUGGING_FACE = "hf:"
+
+
+class TeacherError(ValueError):
+    """A teacher that is missing or cannot teach this network; the message is one sentence that says what to do."""
+
+
+class Teacher(nn.Module):
+    """Logits of a frozen network for images that were normalised for another one.
+
+    Args:
+        network: float images (N, C', H', W') -> logits (N, K).
+        ours: preprocessing of the images that come in.
+        mean, std: per channel, of those the network was trained on.
+        size: (height, width) it needs; None if it takes any.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        ours: Preprocess,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.size, self.channels = network, size, len(mean)
+        # (x * s + m - m') / s' = x * scale + bias, with one grey channel serving three.
+        shape = (1, -1, 1, 1)
+        inner, outer = torch.tensor(std).reshape(shape), torch.tensor(ours.std).reshape(shape)
+        self.same = tuple(mean) == ours.mean and tuple(std) == ours.std
+        self.register_buffer("scale", outer / inner)
+        apart = torch.tensor(ours.mean).reshape(shape) - torch.tensor(mean).reshape(shape)
+        self.register_buffer("bias", apart / inner)
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stays in eval mode: running statistics, no dropout."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, K)."""
+        x = images if self.same else images * self.scale + self.bias
+        if self.size is not None and tuple(x.shape[-2:]) != self.size:
+            x = F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
+        return self.network(x.to(memory_format=torch.channels_last))
+
+
+def load_teacher(name: str, path: Path, ours: Preprocess, num_classes: int) -> Teacher:
+    """The teacher that a recipe names.
+
+    Args:
+        name: as in the recipe.
+        path: of the checkpoint, unless the name starts with ``hf:``.
+        ours: preprocessing of the images it will be given.
+        num_classes: logits it must have.
+
+    Raises:
+        TeacherError, CheckpointError: it is missing, or does not fit.
+    """
+    if name.startswith(HUGGING_FACE):
+        teacher, classes = _hugging_face(name.removeprefix(HUGGING_FACE), ours)
+    else:
+        network = load(path)
+        how, classes = model_preprocess(network), network.config.num_classes
+        if how.channels not in (1, 3) or (how.channels < ours.channels):
+            raise TeacherError(f"the teacher {name} reads {how.channels} channel, the network {ours.channels}.")
+        size = None if how.image_size == ours.image_size else how.image_size
+        teacher = Teacher(network, ours, how.mean, how.std, size)
+    if classes != num_classes:
+        raise TeacherError(f"the teacher {name} knows {classes} classes, the network {num_classes}; name another one.")
+    return teacher
+
+
+class _Logits(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(pixel_values=x).logits
+
+
+def _hugging_face(source: str, ours: Preprocess) -> tuple[Teacher, int]:
+    try:
+        from transformers import AutoModelForImageClassification
+        from transformers.image_processing_base import ImageProcessingMixin
+    except ImportError as error:
+        raise TeacherError("teachers of Hugging Face need the package transformers; install it with pip.") from error
+    try:
+        how: dict[str, Any] = ImageProcessingMixin.get_image_processor_dict(source)[0]
+        # Weights as safetensors only, and no code from the model's folder.
+        network = AutoModelForImageClassification.from_pretrained(source, use_safetensors=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TeacherError(
+            f"the teacher {HUGGING_FACE}{source} cannot be had ({reason}); name a folder with config.json, "
+            "preprocessor_config.json and model.safetensors, or a model's name where the network can be reached."
+        ) from error
+    if how.get("do_normalize", True):
+        mean, std = (tuple(map(float, how.get(key, (0.5, 0.5, 0.5)))) for key in ("image_mean", "image_std"))
+    else:
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if ours.channels not in (1, len(mean)):
+        raise TeacherError(f"the teacher {source} reads {len(mean)} channels, the network {ours.channels}.")
+    fixed = getattr(network.config, "image_size", None)  # transformers of images know one size only
+    size = (fixed, fixed) if isinstance(fixed, int) else tuple(fixed) if fixed else None
+    return Teacher(_Logits(network), ours, mean, std, size), int(network.config.num_labels)
+
+
+@torch.inference_mode()
+def cached_logits(teacher: Teacher, dataset: Dataset, preprocess: Preprocess, batch_size: int = 250) -> Tensor:
+    """Logits (2, N, K) of every image as it is and mirrored, so that the teacher runs once, not once an epoch."""
+    samples = Samples(dataset, preprocess)
+    device = teacher.scale.device
+    both = []
+    for start in range(0, len(dataset), batch_size):
+        keys = [(0, index) for index in range(start, min(start + batch_size, len(dataset)))]
+        images = samples.__getitems__(keys).images.to(device)
+        both.append(torch.stack([teacher(images), teacher(images.flip(-1))]).float().cpu())
+    return torch.cat(both, 1).clone()

@@ -1,0 +1,181 @@
+"""A training step of BCDNet-A at 224 pixels: ours, the published formulation, and the network without binarization.
+
+The published formulation takes the sign apart into masks and detached terms (Bi-Real Net's way, written out from Eq. 9);
+the unbinarized network has plain convolutions and hardtanh where the signs are. All do the same: forward, loss, backward
+and AdamW, on a batch of 4. Steps take turns in one process, warm; memory is the peak of a process of its own.
+
+    python -m benchmarks.training [--quick] [--output FILE]
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bcdnet import create_model
+from bcdnet.bench import machine, torch_threads
+from bcdnet.files import write_atomically
+from bcdnet.layers import BinaryConv2d
+from bcdnet.model import Network
+from bcdnet.training.loop import Learner
+
+RESULT = Path(__file__).parent / "results" / "training.json"
+BATCH, SIZE, CLASSES = 4, 224, 1000
+KINDS = ("ours", "ours, compiled", "unbinarized", "unbinarized, compiled", "published")
+
+
+class PublishedSign(nn.Module):
+    """Forward sign(x + b), backward Eq. 9, as sums of masked polynomials and detached terms."""
+
+    def __init__(self, bias: nn.Parameter) -> None:
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, x: Tensor, threshold: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) -> the same."""
+        x = x + self.bias[..., None, None]
+        below, negative, inside = ((x < bound).type(torch.float32) for bound in (-1, 0, 1))
+        first = -1 * below + (x * x + 2 * x) * (1 - below)
+        second = first * negative + (-x * x + 2 * x) * (1 - negative)
+        third = second * inside + 1 * (1 - inside)
+        # The mask in place of torch.sign, which is 0 at 0.
+        return (2 * (x >= 0).type(torch.float32) - 1).detach() - third.detach() + third
+
+
+class Hardtanh(PublishedSign):
+    """hardtanh(x + b) in place of the sign."""
+
+    def forward(self, x: Tensor, threshold: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) -> the same."""
+        return F.hardtanh(x + self.bias[..., None, None])
+
+
+class PublishedConv2d(nn.Module):
+    """A binary convolution whose weights are scaled signs by detached terms."""
+
+    def __init__(self, like: BinaryConv2d) -> None:
+        super().__init__()
+        self.weight, self.stride, self.padding = like.weight, like.stride, like.padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H', W')."""
+        alpha = self.weight.abs().mean(dim=(1, 2, 3), keepdim=True).detach()
+        signs = alpha * (2 * (self.weight >= 0).type(torch.float32) - 1)
+        clipped = self.weight.clamp(-1, 1)
+        return F.conv2d(x, signs.detach() - clipped.detach() + clipped, stride=self.stride, padding=self.padding)
+
+
+def network(kind: str) -> Network:
+    """BCDNet-A of one kind, all with the same weights."""
+    torch.manual_seed(0)
+    model = create_model("bcdnet_a", precision="32/32" if kind.startswith("unbinarized") else "1/1")
+    for _, unit in model.residual_units():
+        if kind.startswith("unbinarized"):
+            unit.sign = Hardtanh(unit.sign.bias)
+        elif kind == "published":
+            unit.sign = PublishedSign(unit.sign.bias)
+    if kind == "published":
+        for module in list(model.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, BinaryConv2d):
+                    setattr(module, name, PublishedConv2d(child))
+    return model
+
+
+def trainer(kind: str) -> Callable[[], float]:
+    """A function that trains one step on the same random batch and returns its loss."""
+    model = network(kind).train()
+    learner = Learner(model, 0.1, compiled=kind.endswith("compiled"))
+    if kind == "published":
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=kind != "published")
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(BATCH, 3, SIZE, SIZE, generator=generator)
+    labels = torch.randint(CLASSES, (BATCH,), generator=generator)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss, _ = learner(images, labels, None)
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
+def peak_memory(kind: str) -> dict[str, int]:
+    """Bytes that three steps need above what the process had before the network, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.training", "--memory", kind]
+    found: dict[str, int] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return found
+
+
+def _measure_memory(kind: str) -> dict[str, int]:
+    def resident() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    before = resident()
+    step = trainer(kind)
+    for _ in range(3):
+        step()
+    return {"peak": resident(), "before": before, "step": resident() - before}
+
+
+def main() -> None:
+    """Check that ours and the published formulation compute the same, then time all kinds in turns."""
+    parser = argparse.ArgumentParser(description="Time a training step beside other formulations of it.")
+    parser.add_argument("--quick", action="store_true", help="five rounds")
+    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file to write")
+    parser.add_argument("--memory", choices=KINDS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    with torch_threads(2):
+        if arguments.memory:
+            json.dump(_measure_memory(arguments.memory), sys.stdout)
+            return
+        document: dict[str, Any] = {"machine": machine(), "batch": BATCH, "image_size": SIZE, "threads": 2}
+        steps = {kind: trainer(kind) for kind in KINDS}
+        losses = {kind: step() for kind, step in steps.items()}
+        document["losses"] = losses
+        spread = max(abs(losses[kind] - losses["published"]) for kind in ("ours", "ours, compiled"))
+        if spread > 1e-3 * losses["published"]:
+            raise SystemExit(f"The formulations disagree: {losses}.")
+        times: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        for step in steps.values():
+            step()
+        for round_ in range(5 if arguments.quick else 15):
+            for kind, step in steps.items():
+                started = time.perf_counter()
+                step()
+                times[kind].append(time.perf_counter() - started)
+            print(
+                f"round {round_ + 1}: " + ", ".join(f"{kind} {t[-1]:.2f}" for kind, t in times.items()), file=sys.stderr
+            )
+        del steps
+    median = {kind: float(np.median(t)) for kind, t in times.items()}
+    document["seconds"] = {kind: {"median": median[kind], "all": t} for kind, t in times.items()}
+    document["memory"] = {kind: peak_memory(kind) for kind in KINDS}
+    document["ratios"] = {
+        "published / ours, compiled": median["published"] / median["ours, compiled"],
+        "published / ours": median["published"] / median["ours"],
+        "unbinarized, compiled / ours, compiled": median["unbinarized, compiled"] / median["ours, compiled"],
+        "unbinarized / ours": median["unbinarized"] / median["ours"],
+        "memory, ours, compiled / published": document["memory"]["ours, compiled"]["step"]
+        / document["memory"]["published"]["step"],
+        "memory, ours / published": document["memory"]["ours"]["step"] / document["memory"]["published"]["step"],
+    }
+    write_atomically(arguments.output, (json.dumps(document, indent=1) + "\n").encode())
+    print(json.dumps(document["ratios"], indent=1))
+
+
+if __name__ == "__main__":
+    main()
