@@ -229,7 +229,7 @@ def test_bad_usage_and_bad_input(run, checkpoint: Path, pictures: Path, tmp_path
         (("predict", tmp_path, picture), "is a folder"),
         (("evaluate", checkpoint, "--data", pictures, "--engine", "gpu"), "no engine 'gpu'; use --engine float"),
         (("evaluate", checkpoint), "--data"),
-        (("evaluate", checkpoint, "--data", "imagenet"), "neither a folder nor a known data set"),
+        (("evaluate", checkpoint, "--data", "cifar"), "neither a folder nor a known data set"),
         (("evaluate", checkpoint, "--data", tmp_path / "hats"), "the network has no class 'Hat'"),
         (("import", tmp_path / "no.pth", "--variant", "bcdnet_a", "-o", tmp_path / "o"), "there is no file"),
         (("import", checkpoint, "--variant", "bcdnet_a", "-o", tmp_path / "o"), "is no bcdnet_a at 1/1: it lacks"),

@@ -49,7 +49,7 @@ def dataset(split: str = "test", root: str | Path | None = None) -> Dataset:
     for label, name in zip(*_columns(folder / "train_list.mat"), strict=True):
         breed = name.split("/", 1)[0]
         if breeds.setdefault(label, breed) != breed:
-            raise DataError(f"train_list.mat in {folder} gives the label {label} to two folders; fetch it again.")
+            raise DataError(f"train_list.mat in {folder} gives the label {label:g} to two folders; fetch it again.")
     if sorted(breeds) != list(range(1, len(breeds) + 1)):
         raise DataError(f"train_list.mat in {folder} does not number the breeds from 1 on; fetch it again.")
     labels, names = _columns(file := folder / f"{split}_list.mat")

@@ -159,5 +159,6 @@ IMAGENET = Preprocess((224, 224), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.2
 # sum 3,431,114,169, sum of squares 631,470,052,347; tests/data/test_fashion_mnist.py recomputes them.
 FASHION_MNIST = Preprocess((28, 28), 1, mean=(0.2860405969887955,), std=(0.3530242445149226,), invert="auto")
 
-# TO MEASURE
-ELPV = Preprocess((224, 224), 1, mean=(0.5,), std=(0.25,))
+# The same of all 177,120,000 pixels of the 1,968 training pictures: sum 26,930,407,702, sum of squares
+# 4,394,050,600,638; tests/data/test_sets.py recomputes them. The whole cell is seen: cracks reach its edges.
+ELPV = Preprocess((224, 224), 1, mean=(0.5962592703739129,), std=(0.16122868610848315,))
