@@ -273,7 +273,7 @@ def train(
 @data_app.command("list")
 def list_data(as_json: Json = False) -> None:
     """The known data sets, and where each lies on this machine."""
-    document = []
+    document: list[dict[str, Any]] = []
     for name, source in SOURCES.items():
         found: dict[str, str | None] = {}
         for split in source.splits:
@@ -281,7 +281,12 @@ def list_data(as_json: Json = False) -> None:
                 found[split] = str(source.locate(split))
             except MissingData:
                 found[split] = None
-        row = {"name": name, "title": source.title, "classes": source.classes, "splits": dict(source.splits)}
+        row: dict[str, Any] = {
+            "name": name,
+            "title": source.title,
+            "classes": source.classes,
+            "splits": dict(source.splits),
+        }
         row |= {"origin": source.origin, "licence": source.licence, "obtain": source.obtain}
         document.append(row | {"fetchable": bool(source.downloads), "found": found})
 
@@ -289,10 +294,11 @@ def list_data(as_json: Json = False) -> None:
         rows = []
         for row in document:
             splits = "\n".join(f"{split} {count:,}" for split, count in row["splits"].items())
-            there = list(dict.fromkeys(filter(None, row["found"].values())))
             rows.append({key: row[key] for key in ("name", "classes")} | {"images": splits, "licence": row["licence"]})
-            rows[-1]["where"] = "\n".join(there) or row["obtain"]
         _table(rows)
+        for row in document:
+            places = dict.fromkeys(filter(None, row["found"].values()))
+            print(f"{row['name']}: {'in ' + ' and '.join(places) if places else 'not found; ' + row['obtain']}")
 
     _show(document, as_json, human)
 
@@ -325,11 +331,11 @@ def check_data(
                     "classes": len(counts),
                     "smallest": f"{smallest} ({low:,})",
                     "largest": f"{largest} ({high:,})",
-                    "path": str(part.path),
                 }
             )
         if rows:
-            _table(rows, title=report.name)
+            places = dict.fromkeys(str(part.path) for part in report.splits)
+            _table(rows, title=f"{report.name} in {' and '.join(places)}")
         for note in report.notes:
             print(f"Note: {note}")
         for problem in report.problems:
@@ -417,8 +423,11 @@ def _progress(unit: str) -> Iterator[Callable[[str, int, int | None], None]]:
         if bar is None or what != current:
             if bar is not None:
                 bar.close()
-            scale = {"unit": unit, "unit_scale": unit == "B", "file": sys.stderr, "disable": None}
-            bar, current = tqdm(desc=what, initial=done, total=total, **scale), what
+            current = what
+            in_bytes = unit == "B"
+            bar = tqdm(
+                desc=what, initial=done, total=total, unit=unit, unit_scale=unit == "B", file=sys.stderr, disable=None
+            )
         bar.update(done - bar.n)
 
     try:

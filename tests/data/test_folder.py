@@ -65,3 +65,31 @@ def test_unusable_folders_are_refused(tmp_path: Path, folder: str) -> None:
     (tmp_path / "a-file").write_text("")
     with pytest.raises(DataError, match=folder):
         open_dataset(tmp_path / folder)
+
+
+def test_folders_of_splits(tmp_path: Path) -> None:
+    for name, colour in (("train/cat", "red"), ("train/dog", "lime"), ("val/dog", "blue"), ("test/dog", "white")):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4), colour).save(tmp_path / name / "0.png")
+    colours = {"train": [(255, 0, 0), (0, 255, 0)], "val": [(0, 0, 255)], "test": [(255, 255, 255)]}
+    for split, expected in colours.items():
+        data = open_dataset(tmp_path, split)
+        assert data.classes == ("cat", "dog") and data.notes == ()
+        assert [data.images[i].getpixel((0, 0)) for i in range(len(data))] == expected
+    # Only dogs are tested on, and they keep the number that training gave them.
+    assert open_dataset(tmp_path, "test").labels.tolist() == [1]
+    (tmp_path / "test").rename(tmp_path.parent / "aside")
+    assert open_dataset(tmp_path, "test").images[0].getpixel((0, 0)) == (0, 0, 255)
+    with pytest.raises(DataError, match="no split 'fit'; it has 'train', 'val'"):
+        open_dataset(tmp_path, "fit")
+    (tmp_path / "val" / "mouse").mkdir()
+    with pytest.raises(DataError, match="mouse"):
+        open_dataset(tmp_path, "val")
+
+
+def test_a_folder_without_splits_says_that_training_on_it_leaves_nothing_to_test_on(root: Path) -> None:
+    (data := open_dataset(root, "train"))
+    assert len(data) == 4 and "all of it" in data.notes[0]
+    (root / "train").mkdir()  # a class of trains makes no split
+    Image.new("RGB", (4, 4)).save(root / "train" / "0.png")
+    assert open_dataset(root).classes == ("cat", "dog", "train", "Ünïcode *x*")
