@@ -424,7 +424,6 @@ def _progress(unit: str) -> Iterator[Callable[[str, int, int | None], None]]:
             if bar is not None:
                 bar.close()
             current = what
-            in_bytes = unit == "B"
             bar = tqdm(
                 desc=what, initial=done, total=total, unit=unit, unit_scale=unit == "B", file=sys.stderr, disable=None
             )
