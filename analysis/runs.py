@@ -169,7 +169,7 @@ def kinds(runs: Sequence[Run]) -> list[str]:
     logged = {
         column.partition("_")[2]
         for run in runs
-        for column in run.log
+        for column in map(str, run.log)
         if column.startswith(("error_", "flips_")) and run.log[column].notna().any()
     }
     return [kind for kind in KINDS if kind in logged] + sorted(logged - set(KINDS))
@@ -264,8 +264,8 @@ def _log(path: Path) -> pd.DataFrame:
 _MEND = "restore it, or take the run out of the folder."
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str | None]]) -> pd.DataFrame:
-    log = pd.DataFrame(rows, columns=header, dtype=object)
+def _table(header: Sequence[str], rows: list[list[str | None]]) -> pd.DataFrame:
+    log = pd.DataFrame(rows, columns=list(header), dtype=object)
     numbers = log.columns.drop("precision")
     log[numbers] = log[numbers].apply(pd.to_numeric).astype("float64")
     if log.step.isna().any():
@@ -295,12 +295,12 @@ def _progress(path: Path) -> Progress | None:
         return None
     report = _object(path)
     try:
-        counts = [int(report[name]) for name in ("step", "steps", "iteration", "iterations")]
+        counts = {name: int(report[name]) for name in ("step", "steps", "iteration", "iterations")}
         updated = datetime.datetime.fromisoformat(report["updated"])
         eta = report.get("eta_s")
         return Progress(
-            *counts,
-            updated if updated.tzinfo else updated.replace(tzinfo=datetime.UTC),
+            **counts,
+            updated=updated if updated.tzinfo else updated.replace(tzinfo=datetime.UTC),
             eta_s=float(eta) if eta is not None and math.isfinite(float(eta)) else None,
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:

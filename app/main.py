@@ -29,6 +29,8 @@ PAGES = [
             help="Accuracy against operations: published, measured, and of a variant you configure."),
     st.Page("views/compare.py", title="Compare variants", icon=":material/compare:",
             help="The same picture through up to four models."),
+    st.Page("views/runs.py", title="Training runs", icon=":material/show_chart:",
+            help="Loss, accuracy, flips and binarization error over training, also of runs that train right now."),
 ]  # fmt: skip
 
 page = st.navigation(PAGES)

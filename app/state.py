@@ -16,6 +16,8 @@ T = TypeVar("T")
 FIELDS: dict[str, type] = {
     "model": str,
     "models": list,
+    "runs": list,
+    "folder": str,
     "image": int,
     "layer": str,
     "row": int,
@@ -68,7 +70,7 @@ def publish() -> None:
     texts = {
         name: ",".join(value) if isinstance(value, list | tuple) else str(value)
         for name, value in values.items()
-        if value is not None and value != [] and (name != "layer" or layer_chosen())
+        if value not in (None, "", []) and (name != "layer" or layer_chosen())
     }
     if st.query_params.to_dict() != texts:
         st.query_params.from_dict(texts)

@@ -68,8 +68,8 @@ def run_curves(
     for data, width in ((thin, 1.2), (curves, 2.0)):
         if data is None:
             continue
-        for (run, step), part in data.dropna(subset=x).groupby(["run", "step"], sort=False):
-            precision = str(part.precision.iloc[0])
+        for _, part in data.dropna(subset=x).groupby(["run", "step"], sort=False):
+            run, step, precision = part.iloc[0][["run", "step", "precision"]]
             fig.add_trace(
                 go.Scatter(
                     x=part[x],
@@ -86,5 +86,5 @@ def run_curves(
     layout(fig, height=size, title=title, legend=False)
     # A title of one line and no legend above the plot; a zoom stays while a run that trains is drawn anew.
     fig.update_layout(margin_t=36, uirevision=x)
-    fig.update_yaxes(tickformat=form if "%" in form else None, range=None if top is None else [0, 1.05 * top])
+    fig.update_yaxes(tickformat="~%" if "%" in form else None, range=None if top is None else [0, 1.05 * top])
     return fig.update_xaxes(title_text=_AXES[x], rangemode="tozero")

@@ -208,7 +208,11 @@ def test_rows_without_a_place_on_the_axis_are_not_drawn(tmp_path: Path) -> None:
 def test_a_share_is_written_in_percent_and_a_common_scale_is_kept(tmp_path: Path) -> None:
     data = curves([read_run(write_run(tmp_path / "new"))], "flips")
     fig = run_curves(data, "Flips", {"new": BLUE}, "iterations", form=".2%", top=0.5)
-    assert fig.layout.yaxis.tickformat == ".2%" and list(fig.layout.yaxis.range) == [0, 0.525]
+    assert (
+        fig.layout.yaxis.tickformat == "~%"
+        and "%{y:.2%}" in fig.data[0].hovertemplate
+        and list(fig.layout.yaxis.range) == [0, 0.525]
+    )
 
 
 def test_colours_stay_with_their_runs_and_never_meet() -> None:

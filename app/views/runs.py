@@ -1,0 +1,320 @@
+"""Training runs: loss, accuracy, flips and binarization error over training, also while it goes on."""
+
+import datetime
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import streamlit as st
+
+from analysis import runs as logs
+from analysis.figures import runs as figures
+from analysis.runs import Run
+from app import cache, runs
+from app.widgets import words
+
+#: Seconds between two looks at runs that are training.
+_EVERY = 5
+#: Runs that a first visit shows.
+_FIRST = 3
+#: Of a chart, in pixels.
+_WIDTH = 450
+#: States of runs whose files may change at any time.
+_LIVE = ("training", "silent")
+
+#: Words for strokes; an unknown precision gets the last.
+_STROKES = {"dot": "dotted", "solid": "solid", "dash": "dashed", "dashdot": "dash-dotted"}
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """What one chart shows: a column of the logs, another as a thin line, and how values are written."""
+
+    column: str
+    title: str
+    thin: str | None = None
+    form: str = ".4g"
+    unit: str = ""
+    top: float | None = None
+
+
+_CURVES = (
+    _Curve("train_loss", "Training loss"),
+    _Curve("test_top1", "Top-1 on the test set", "train_top1", ".2f", " %"),
+    _Curve("flips", "Binary weights flipped since the row before", form=".2%"),
+    _Curve("error", "Binarization error, mean |W − α sign W|"),
+)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _span(seconds: float) -> str:
+    """ "12 s", "4 min", "3 h 20 min", "2 d 5 h"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
+def _on_offer(folder: str) -> tuple[dict[str, Run], list[str]]:
+    """All runs by key, those of the folder first, and a sentence for each file that cannot be read."""
+    own, own_problems = runs.own(folder)
+    shipped, problems = runs.shipped(cache.catalogue()[0])
+    return {**own, **shipped}, [*own_problems, *problems]
+
+
+def _choose(offered: Mapping[str, Run]) -> list[str]:
+    """The runs to draw; at first those that are training, and the longest logs."""
+    wanted = st.session_state.get("runs", ["none yet"])
+    st.session_state["runs"] = [key for key in wanted if key in offered][: figures.MOST]
+    if wanted and not st.session_state["runs"]:  # nothing was chosen so far, or an address named what is not here
+        now = _now()
+        order = sorted(offered, key=lambda key: (offered[key].state(now) != "training", -len(offered[key].log)))
+        st.session_state["runs"] = order[:_FIRST]
+    return st.multiselect(
+        "Runs",
+        list(offered),
+        format_func=lambda key: offered[key].name,
+        key="runs",
+        max_selections=figures.MOST,
+        help=f"Up to {figures.MOST} runs: the models shipped here, and those of the folder.",
+    )
+
+
+def _progress(chosen: Sequence[Run]) -> None:
+    """How far those have come in their step that are training, and which of them fell silent."""
+    now = _now()
+    for run in chosen:
+        report, how = run.progress, run.state(now)
+        if report is None or how not in _LIVE:
+            continue
+        step = f"step {report.step} of {report.steps}"
+        where = f"iteration {report.iteration:,} of {report.iterations:,}"
+        ago = f"last written {_span(run.silent_for(now))} ago"
+        if how == "silent":
+            st.warning(
+                f"{run.name} is silent: {step}, {where}, {ago}. It was stopped, or waits for something; "
+                f"`bcdnet train … --resume {run.source.parent.name}` goes on with a run that was stopped.",
+                icon=":material/hourglass_disabled:",
+            )
+            continue
+        if report.eta_s is not None:
+            where += f", about {_span(max(0.0, report.eta_s - run.silent_for(now)))} left"
+        done = report.iteration / max(1, report.iterations)
+        st.progress(min(1.0, max(0.0, done)), f"**{run.name}**, {step}: {where} · {ago}")
+
+
+def _legend(chosen: Sequence[Run], colors: Mapping[str, str]) -> None:
+    """One legend for all charts: a name in words behind a stroke of its colour, and what the strokes mean."""
+    strokes = "".join(
+        f'<span role="listitem" style="white-space:nowrap"><span aria-hidden="true" style="display:inline-block;'
+        f'width:1.6em;height:0.25em;margin-right:0.5em;vertical-align:middle;background:{colors[run.name]}"></span>'
+        f"{html.escape(run.name)}</span>"
+        for run in chosen
+    )
+    st.html(f'<div role="list" style="display:flex;flex-wrap:wrap;gap:0.3em 1.5em;font-size:0.9rem">{strokes}</div>')
+    shown = {precision for run in chosen for precision in run.log.precision.dropna()}
+    told = [f"{_STROKES[figures.stroke(precision)]} {precision}" for precision in sorted(shown, reverse=True)]
+    st.caption(f"Strokes tell the bits of weights/activations in a step: {', '.join(told)}.")
+
+
+def _draw(curve: _Curve, chosen: Sequence[Run], colors: Mapping[str, str], x: str) -> None:
+    """A chart with what it shows in words, and the runs that it lacks."""
+    data = logs.curves(chosen, curve.column).dropna(subset=x)
+    thin = None if curve.thin is None else logs.curves(chosen, curve.thin).dropna(subset=x)
+    last = data.groupby("run", sort=False).value.last()
+    ends = ", ".join(f"{name} {value:{curve.form}}{curve.unit}" for name, value in last.items())
+    st.plotly_chart(
+        figures.run_curves(data, curve.title, colors, x, thin, curve.form, curve.unit, curve.top),
+        config={"displayModeBar": False},
+        key=f"run_curve_{curve.column}",
+        alt=f"{curve.title} over {x}; at the end: {ends}",
+    )
+    if thin is not None and len(thin):
+        st.caption("Thin, without dots: on the training images, as they were shown to the network.")
+    if missing := [run.name for run in chosen if run.name not in last]:
+        st.caption(f":material/info: No line for {', '.join(missing)}: not in the log.")
+
+
+def _draw_all(curves: Sequence[_Curve], chosen: Sequence[Run], colors: Mapping[str, str], x: str) -> list[_Curve]:
+    """Charts beside each other, as many as fit; those that no log has anything of are left out and returned."""
+    row = st.container(horizontal=True, gap="medium")
+    absent = []
+    for curve in curves:
+        if len(logs.curves(chosen, curve.column).dropna(subset=x)):
+            with row.container(width=_WIDTH):
+                _draw(curve, chosen, colors, x)
+        else:
+            absent.append(curve)
+    return absent
+
+
+def _over(chosen: Sequence[Run]) -> str:
+    """What the curves run over; the reader chooses where the logs leave a choice."""
+    axes = [x for x in ("epochs", "iterations") if any(run.log[x].notna().any() for run in chosen)]
+    if len(axes) < 2:
+        return axes[0] if axes else "epochs"
+    return st.segmented_control(
+        "Over",
+        axes,
+        default=axes[0],
+        required=True,
+        key="runs_over",
+        persist_state="session",
+        help="Epochs, passes over the training data, or iterations, updates of the weights; counted over all steps.",
+    )
+
+
+def _draw_kinds(chosen: Sequence[Run], kinds: Sequence[str], colors: Mapping[str, str], x: str) -> None:
+    st.subheader("By kind of binary weight")
+    measure = st.segmented_control(
+        "Measure", ["error", "flips"], default="error", required=True, key="runs_measure", persist_state="session",
+        format_func=lambda name: {"error": "binarization error", "flips": "flips"}[name],
+        help="The mean of |W − α sign W| (Eq. 23), or the share of weights whose sign changed since the row before.",
+    )  # fmt: skip
+    columns = {kind: f"{measure}_{kind}" for kind in kinds}
+    top = max((logs.curves(chosen, column).value.max() for column in columns.values()), default=0.0)
+    form = ".2%" if measure == "flips" else ".4g"
+    curves = [_Curve(column, logs.KINDS.get(kind, kind), form=form, top=top) for kind, column in columns.items()]
+    _draw_all(curves, chosen, colors, x)
+    st.caption("All on one scale, so that the kinds compare.")
+
+
+def _table(chosen: Sequence[Run]) -> None:
+    st.subheader("Where each log ends")
+    now = _now()
+    words.badge("measured", "the last row of each log")
+    table = logs.last_rows(chosen)
+    table = table.assign(
+        state=[run.state(now) for run in chosen],
+        time=table.seconds.map(_span, na_action="ignore"),
+    )
+    shown = ["run", "state", "step", "precision", "epochs", "iterations", "train_loss", "train_top1", "last_top1"]
+    shown += ["best_top1", "best_epochs", "flips", "error", "time", "lr"]
+    number = st.column_config.NumberColumn
+    st.dataframe(
+        table[[name for name in shown if table[name].notna().any()]],
+        hide_index=True,
+        column_config={
+            "run": st.column_config.TextColumn("Run", pinned=True),
+            "state": st.column_config.TextColumn("State", help="What the files in its folder say."),
+            "step": number("Step", format="%d"),
+            "precision": st.column_config.TextColumn("W/A", help="Bits of weights and activations in that step."),
+            "epochs": number("Epochs", format="%.4g", help="Over all steps."),
+            "iterations": number("Iterations", format="localized", help="Over all steps."),
+            "train_loss": number("Loss", format="%.4f", help="On the training images."),
+            "train_top1": number("Train top-1", format="%.2f %%", help="On the training images, as they were shown."),
+            "last_top1": number("Test top-1", format="%.2f %%", help="The last one that was logged."),
+            "best_top1": number(
+                "Best test", format="%.2f %%", help="Highest of its last step; nothing was chosen by it."
+            ),
+            "best_epochs": number("at epoch", format="%.4g", help="Over all steps."),
+            "flips": number("Flips", format="percent", help="Share of the binary weights, since the row before."),
+            "error": number("Error", format="%.4f", help="Mean |W − α sign W| over all binary weights, Eq. 23."),
+            "lr": number("Learning rate", format="scientific"),
+            "time": st.column_config.TextColumn("Time", help="The log's seconds, added up."),
+        },
+        placeholder="–",
+        alt="The last row of the log of every run that was chosen, with its last and best test accuracy",
+    )
+    st.caption(f"Read from {', '.join(f'`{logs.source_name(run)}`' for run in chosen)}.")
+    st.caption(
+        "Test accuracy is logged and never selected on: what a run leaves behind is its last state, so the last value "
+        "is its result. The best one is the luckiest of many, and looks better than the network is."
+    )
+    st.download_button(
+        "Download all rows (CSV)",
+        logs.all_rows(chosen).to_csv(index=False),
+        "runs.csv",
+        "text/csv",
+        icon=":material/download:",
+        on_click="ignore",
+        help="The logs of the chosen runs below each other, with the name of each.",
+    )
+
+
+st.markdown(
+    "What happened while networks were trained, row by row of their logs: those of the models shipped here, and **your "
+    "own runs**, also while they train."
+)
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    typed = st.text_input(
+        "Folder of runs",
+        key="folder",
+        placeholder=runs.default_folder(),
+        help="A folder of training runs, or a single run, on the machine that serves this page. Left empty: "
+        "`$BCDNET_RUNS`, else `runs`, where `bcdnet train` puts them.",
+    )
+    st.button("Read again", icon=":material/refresh:", help="Look for new runs and new rows.")
+folder = typed or runs.default_folder()
+offered, problems = _on_offer(folder)
+if typed and not runs.own(folder)[0]:
+    st.caption(":material/folder_off: No training runs were found in that folder: a run is a folder with a `log.csv`.")
+for problem in problems:
+    st.warning(problem, icon=":material/report:")
+keys = _choose(offered)
+chosen = [offered[key] for key in keys]
+
+
+def _drawn(runs: Sequence[Run]) -> list[tuple[int, bool]]:
+    """What must be alike for the drawn page to be up to date."""
+    now = _now()
+    return [(len(run.log), run.state(now) in _LIVE) for run in runs]
+
+
+def _follow() -> None:
+    """How far the runs have come; the whole page is drawn anew when there is more to draw."""
+    found, _ = _on_offer(folder)
+    read = [found[key] for key in keys if key in found]
+    if _drawn(read) != _drawn(chosen):
+        st.rerun()
+    _progress(read)
+
+
+if any(live for _, live in _drawn(chosen)):
+    again = st.toggle(
+        "Follow", value=True, key="runs_follow", help=f"Read the files again every {_EVERY} seconds while a run trains."
+    )
+    st.fragment(run_every=_EVERY if again else None)(_follow)()
+drawn = [run for run in chosen if len(run.log)]
+if waiting := [run.name for run in chosen if not len(run.log)]:
+    st.caption(f":material/info: {', '.join(waiting)}: nothing in the log so far.")
+if not offered:
+    st.info(
+        "No training runs were found. `bcdnet train recipes/fmnist_bcdnet_a.yaml` starts one in the folder `runs`.",
+        icon=":material/folder_off:",
+    )
+elif not keys:
+    st.info("Choose at least one run.")
+if drawn:
+    by_key = figures.run_colors(keys, st.session_state.get("run_colors"))
+    st.session_state["run_colors"] = by_key
+    colors = {offered[key].name: color for key, color in by_key.items()}
+    x = _over(drawn)
+    words.badge("measured", f"the logs of {len(drawn)} run{'s' if len(drawn) > 1 else ''}, named below the curves")
+    _legend(drawn, colors)
+    if absent := _draw_all(_CURVES, drawn, colors, x):
+        titles = " and ".join(f"*{curve.title}*" for curve in absent)
+        st.caption(f":material/info: Not drawn: {titles}. No log of the chosen runs has it; older logs lack some.")
+    if kinds := logs.kinds(drawn):
+        _draw_kinds(drawn, kinds, colors, x)
+    _table(drawn)
+
+words.misleads(
+    "The training loss holds label smoothing and the teacher's part, if there is one, so losses of other recipes do "
+    "not compare. A test accuracy does, on one data set.",
+    "Training accuracy is taken from batches while the weights change, and with augmentation: it may lie below the "
+    "test accuracy of the same epoch.",
+    "Flips are counted from row to row. A log with a row an epoch shows more of them than one with a row every hundred "
+    "iterations, and a weight that flipped there and back shows none.",
+    "The error grows with the weights' size, which batch normalisation undoes. A falling error may be nothing but "
+    "weights that shrink: the page *Binarization error* has the relative one.",
+    "One run is one seed. How far two seeds of a recipe lie apart is the least difference that means anything.",
+    "At 32/1, weights are real: flips and error tell what binarizing them at that moment would do.",
+)
