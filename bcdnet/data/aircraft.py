@@ -12,7 +12,7 @@ import numpy as np
 from bcdnet.data.annotations import read_lines, read_pairs
 from bcdnet.data.dataset import DataError, Dataset
 from bcdnet.data.image_files import FileImages
-from bcdnet.data.source import Download, Source
+from bcdnet.data.source import PART_OF_TRAIN, Download, Source
 from bcdnet.data.transforms import IMAGENET
 
 BANNER_ROWS = 20
@@ -56,4 +56,5 @@ def dataset(split: str = "test", root: str | Path | None = None) -> Dataset:
         raise DataError(f"{folder / _LISTS[split]} names the variant {strange!r}, which variants.txt lacks.")
     labels = np.array([number[variant] for _, variant in pairs], dtype=np.int64)
     images = FileImages(folder / "data" / "images", (f"{image}.jpg" for image, _ in pairs), cut_bottom=BANNER_ROWS)
-    return Dataset(SOURCE.name, classes, images, labels)
+    notes = (PART_OF_TRAIN,) if split == "val" else ()
+    return Dataset(SOURCE.name, classes, images, labels, notes)

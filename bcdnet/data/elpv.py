@@ -3,7 +3,8 @@
 2,624 grey electroluminescence pictures of 300x300 pixels, cut from 44 modules, mono- and polycrystalline. Experts gave
 each a probability of a defect: 0, 1/3, 2/3 or 1; from 1/2 on a cell counts as defective here. There is no official
 split, so this one is drawn once for all: a quarter for testing within each label and type of module, in the order of a
-hash of the name, which no library's random generator can change.
+hash of the name, which no library's random generator can change. Which module a cell was cut from is not published, so
+cells of one module lie on both sides.
 """
 
 import hashlib

@@ -12,7 +12,7 @@ import numpy as np
 from bcdnet.data.annotations import read_mat, zero_based
 from bcdnet.data.dataset import DataError, Dataset
 from bcdnet.data.image_files import FileImages
-from bcdnet.data.source import Download, Source
+from bcdnet.data.source import PART_OF_TRAIN, Download, Source
 from bcdnet.data.transforms import IMAGENET
 
 _SPLITS = {"train": 2_040, "fit": 1_020, "val": 1_020, "test": 6_149}
@@ -80,4 +80,5 @@ def dataset(split: str = "test", root: str | Path | None = None) -> Dataset:
     if ids.min() < 1 or ids.max() > len(labels):
         raise DataError(f"{folder / 'setid.mat'} names images that imagelabels.mat has no label for; fetch both again.")
     images = FileImages(folder / "jpg", (f"image_{number:05d}.jpg" for number in ids.tolist()))
-    return Dataset(SOURCE.name, CLASSES, images, labels[ids - 1])
+    notes = (PART_OF_TRAIN,) if split == "val" else ()
+    return Dataset(SOURCE.name, CLASSES, images, labels[ids - 1], notes)

@@ -4,6 +4,7 @@ Labels are the positions of the sorted WordNet ids (n01440764 is 0), as every pu
 counts its classes from 1 in an order of its own; `meta.mat` translates.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,9 @@ def dataset(split: str = "test", root: str | Path | None = None) -> Dataset:
         raise DataError(
             f"{place / strange[0]} is no class of {folder / 'train'}; complete the one or remove the other."
         )
+    # Any folder may hold a train and a val; the names of its classes tell.
+    if other := next((name for name in wnids if not re.fullmatch(r"n\d{8}", name)), None):
+        raise DataError(f"{folder} is not ImageNet: {other!r} is no WordNet id such as n01440764; name another folder.")
     label = {wnid: number for number, wnid in enumerate(wnids)}
     if there:
         images, labels, notes = read_class_folders(place, [(wnid, label[wnid]) for wnid in there])

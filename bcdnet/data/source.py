@@ -8,6 +8,8 @@ from pathlib import Path
 from bcdnet.data.dataset import DataError
 from bcdnet.data.transforms import Preprocess
 
+PART_OF_TRAIN = "These images are part of the split 'train', so choose settings by training on 'fit'."
+
 
 class MissingData(DataError):
     """A data set, or a split of it, is not where it was looked for."""

@@ -80,6 +80,12 @@ def test_imagenet_ground_truth_with_an_unknown_class(imagenet: Path) -> None:
         open_dataset("imagenet", "test", imagenet)
 
 
+def test_another_folder_with_train_and_val_is_not_taken_for_imagenet(imagenet: Path) -> None:
+    (imagenet / "train" / "cats").mkdir()
+    with pytest.raises(DataError, match="'cats' is no WordNet id"):
+        open_dataset("imagenet", "train", imagenet)
+
+
 # CUB-200-2011
 
 
@@ -117,7 +123,8 @@ def test_flowers(flowers: Path) -> None:
     train = open_dataset("flowers-102", "train", flowers)
     assert train.labels.tolist() == [1, 0, 101] and seen(train) == pytest.approx([120, 40, 80], abs=2)
     assert open_dataset("flowers-102", "fit", flowers).labels.tolist() == [1, 0]
-    assert open_dataset("flowers-102", "val", flowers).labels.tolist() == [101]
+    val = open_dataset("flowers-102", "val", flowers)
+    assert val.labels.tolist() == [101] and "part of the split 'train'" in val.notes[0] and train.notes == ()
     test = open_dataset("flowers-102", "test", flowers)
     assert test.labels.tolist() == [3, 2, 4] and seen(test) == pytest.approx([240, 160, 200], abs=2)
 
