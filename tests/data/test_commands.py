@@ -204,7 +204,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Server() as running:
         thread = Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
