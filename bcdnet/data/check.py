@@ -20,7 +20,7 @@ FOLDER = "folder"
 
 # How many files of one kind of trouble are named; the rest are counted.
 NAMED = 5
-_BLOCK = 1024
+_BLOCK = 256
 
 Progress = Callable[[str, int, int], object]
 
@@ -148,6 +148,8 @@ def _bad_files(data: Dataset, split: str, quick: bool, progress: Progress | None
     found: list[tuple[int, str]] = []
     # Pillow lets other threads run while it decodes. Blocks, because a million pending tasks would fill the memory.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
+        if progress:
+            progress(split, 0, len(images))
         for start in range(0, len(images), _BLOCK):
             block = range(start, min(start + _BLOCK, len(images)))
             found += [(i, what) for i, what in zip(block, pool.map(trouble, block), strict=True) if what]
