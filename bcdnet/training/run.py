@@ -122,7 +122,10 @@ class _Run:
             )
         if self.train.classes != self.test.classes:
             raise RecipeError(f"the training and the test images of {recipe.data} have different classes.")
-        self.preprocess: Preprocess = default_preprocess(recipe.data, config.image_size, config.in_channels)
+        try:
+            self.preprocess: Preprocess = default_preprocess(recipe.data, config.image_size, config.in_channels)
+        except ValueError as error:
+            raise RecipeError(f"{recipe.source}: {error}") from error
         self.start = None if recipe.init is None else load(checkpoint_path(recipe.init))
         if self.start is not None:
             transfer(self.start, Network(config), heads=not recipe.new_heads)
@@ -196,9 +199,9 @@ class _Run:
 
 
 def checkpoint_path(name: str) -> Path:
-    """A checkpoint by path, or by the name of a shipped one."""
-    shipped = assets_dir() / "checkpoints" / f"{name}.safetensors"
-    return shipped if shipped.exists() else Path(name)
+    """A checkpoint by path, or by the name of a shipped one or of a shipped run that kept its weights."""
+    shipped = (assets_dir() / "checkpoints" / f"{name}.safetensors", assets_dir() / "runs" / name / "last.safetensors")
+    return next((path for path in shipped if path.exists()), Path(name))
 
 
 def _path(text: str | None) -> Path | None:
