@@ -169,6 +169,7 @@ def test_a_typed_folder_takes_the_place_of_the_usual_one(folder: Path, tmp_path:
     at = open_page()
     at.text_input(key="folder").set_value(str(tmp_path / "else")).run()
     assert at.multiselect(key="runs").options == ["else/x, y"]
+    assert at.multiselect(key="runs").value == ["else/x%2C%20y"]
     assert at.query_params["runs"] == "else/x%2C%20y"
     # The address restores folder and runs, although a comma parts names there.
     again = open_page(**{name: at.query_params[name] for name in ("folder", "runs")})

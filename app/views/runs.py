@@ -62,21 +62,18 @@ def _span(seconds: float) -> str:
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
-def _on_offer(folder: str) -> tuple[dict[str, Run], list[str]]:
-    """All runs by key, those of the folder first, and a sentence for each file that cannot be read."""
-    own, own_problems = runs.own(folder)
-    shipped, problems = runs.shipped(cache.catalogue()[0])
-    return {**own, **shipped}, [*own_problems, *problems]
-
-
-def _choose(offered: Mapping[str, Run]) -> list[str]:
-    """The runs to draw; at first those that are training, and the longest logs."""
+def _choose(own: Mapping[str, Run], shipped: Mapping[str, Run]) -> list[str]:
+    """The runs to draw; at first those that are training, the reader's own, and the longest logs."""
+    offered = {**own, **shipped}
     wanted = st.session_state.get("runs", ["none yet"])
     st.session_state["runs"] = [key for key in wanted if key in offered][: figures.MOST]
     if wanted and not st.session_state["runs"]:  # nothing was chosen so far, or an address named what is not here
         now = _now()
-        order = sorted(offered, key=lambda key: (offered[key].state(now) != "training", -len(offered[key].log)))
-        st.session_state["runs"] = order[:_FIRST]
+
+        def rank(key: str) -> tuple[bool, bool, int]:
+            return offered[key].state(now) != "training", key not in own, -len(offered[key].log)
+
+        st.session_state["runs"] = sorted(offered, key=rank)[:_FIRST]
     return st.multiselect(
         "Runs",
         list(offered),
@@ -85,6 +82,11 @@ def _choose(offered: Mapping[str, Run]) -> list[str]:
         max_selections=figures.MOST,
         help=f"Up to {figures.MOST} runs: the models shipped here, and those of the folder.",
     )
+
+
+def _choose_anew() -> None:
+    """Another folder is looked into for what lies there."""
+    st.session_state.pop("runs", None)
 
 
 def _progress(chosen: Sequence[Run]) -> None:
@@ -248,17 +250,20 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         "Folder of runs",
         key="folder",
         placeholder=runs.default_folder(),
+        on_change=_choose_anew,
         help="A folder of training runs, or a single run, on the machine that serves this page. Left empty: "
         "`$BCDNET_RUNS`, else `runs`, where `bcdnet train` puts them.",
     )
     st.button("Read again", icon=":material/refresh:", help="Look for new runs and new rows.")
 folder = typed or runs.default_folder()
-offered, problems = _on_offer(folder)
-if typed and not runs.own(folder)[0]:
+own, own_problems = runs.own(folder)
+shipped, problems = runs.shipped(cache.catalogue()[0])
+offered = {**own, **shipped}
+if typed and not own:
     st.caption(":material/folder_off: No training runs were found in that folder: a run is a folder with a `log.csv`.")
-for problem in problems:
+for problem in [*own_problems, *problems]:
     st.warning(problem, icon=":material/report:")
-keys = _choose(offered)
+keys = _choose(own, shipped)
 chosen = [offered[key] for key in keys]
 
 
@@ -270,7 +275,7 @@ def _drawn(runs: Sequence[Run]) -> list[tuple[int, bool]]:
 
 def _follow() -> None:
     """How far the runs have come; the whole page is drawn anew when there is more to draw."""
-    found, _ = _on_offer(folder)
+    found = {**runs.own(folder)[0], **shipped}
     read = [found[key] for key in keys if key in found]
     if _drawn(read) != _drawn(chosen):
         st.rerun()
