@@ -67,7 +67,7 @@ def test_curves_of_several_runs_lie_over_each_other(folder: Path) -> None:
     assert at.multiselect(key="runs").value == ["own/a", "own/b"]
     assert titles(at) == [
         "Training loss",
-        "Top-1 on the test set",
+        "Top-1 on the test set (%)",
         "Binary weights flipped since the row before",
         "Binarization error, mean |W − α sign W|",
         "3×3 convolutions",
@@ -97,13 +97,14 @@ def test_what_is_seen_is_also_said(folder: Path) -> None:
 def test_what_a_log_lacks_is_not_drawn_but_said(folder: Path) -> None:
     write_run(folder / "old", log=OLD, record=None)
     at = open_page()
-    assert titles(at) == ["Training loss", "Top-1 on the test set"]
+    assert titles(at) == ["Training loss", "Top-1 on the test set (%)"]
     assert "Not drawn: *Binary weights flipped since the row before* and *Binarization error" in said(at)
     assert not at.main.get("button_group")  # nothing to choose: the log has no iterations and no kinds
     assert "flips" not in at.dataframe[0].value
     write_run(folder / "new")
     at = open_page()
-    assert "No line for own/old: not in the log." in said(at)
+    assert said(at).count("No line for own/old: not in the log.") == 2  # flips and error
+    assert "The log of own/old does not tell kinds apart." in said(at)
 
 
 def test_epochs_or_iterations(folder: Path) -> None:

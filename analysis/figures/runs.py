@@ -58,7 +58,7 @@ def run_curves(
         title: what is drawn.
         colors: by name of the run.
         x: "epochs" or "iterations"; rows where it is not known are left out.
-        thin: a second quantity on the same scale, as thin lines without dots.
+        thin: the same on the training images, as thin lines without dots.
         form: how values are written, in d3's notation.
         unit: behind every value, such as " %".
         top: upper end of a scale from 0; chosen by the data if None.
@@ -80,7 +80,8 @@ def run_curves(
                     line={"color": colors[run], "width": width, "dash": stroke(precision)},
                     customdata=[[run, int(step), precision]] * len(part),
                     hovertemplate="<b>%{customdata[0]}</b>, step %{customdata[1]} (%{customdata[2]})"
-                    f"<br>%{{x:,}} {x}: %{{y:{form}}}{unit}<extra></extra>",
+                    f"<br>{x.removesuffix('s')} %{{x:,}}: %{{y:{form}}}{unit}"
+                    f"{' in training' if data is thin else ''}<extra></extra>",
                 )
             )
     layout(fig, height=size, title=title, legend=False)

@@ -40,7 +40,7 @@ class _Curve:
 
 _CURVES = (
     _Curve("train_loss", "Training loss"),
-    _Curve("test_top1", "Top-1 on the test set", "train_top1", ".2f", " %"),
+    _Curve("test_top1", "Top-1 on the test set (%)", "train_top1", ".2f", " %"),
     _Curve("flips", "Binary weights flipped since the row before", form=".2%"),
     _Curve("error", "Binarization error, mean |W − α sign W|"),
 )
@@ -184,8 +184,11 @@ def _draw_kinds(chosen: Sequence[Run], kinds: Sequence[str], colors: Mapping[str
     top = max((logs.curves(chosen, column).value.max() for column in columns.values()), default=0.0)
     form = ".2%" if measure == "flips" else ".4g"
     curves = [_Curve(column, logs.KINDS.get(kind, kind), form=form, top=top) for kind, column in columns.items()]
-    _draw_all(curves, chosen, colors, x)
-    st.caption("All on one scale, so that the kinds compare.")
+    able = [run for run in chosen if logs.kinds([run])]
+    _draw_all(curves, able, colors, x)
+    without = [run.name for run in chosen if run not in able]
+    missing = f" The log of {', '.join(without)} does not tell kinds apart." if without else ""
+    st.caption(f"All on one scale, so that the kinds compare.{missing}")
 
 
 def _table(chosen: Sequence[Run]) -> None:
