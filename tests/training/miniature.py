@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
 import bcdnet
 
@@ -66,12 +65,14 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 def position(run: Path) -> tuple[int, int]:
     """How far a run's files say that it is: (step, iteration) of the last saved state, (0, 0) without any."""
-    for state in sorted(run.glob("step*.ckpt"), reverse=True):
+    for path in sorted(run.glob("step*.ckpt"), reverse=True):
         try:
-            with safe_open(state, "pt") as file:
-                return int(state.stem[-1]), json.loads(file.metadata()["state"])["iteration"]
-        except (SafetensorError, OSError):  # it was replaced or removed between the two lines above
+            # One open file stays what it is, though another may take its name meanwhile.
+            with path.open("rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        except FileNotFoundError:  # the step ended between the two lines above
             continue
+        return int(path.stem[-1]), json.loads(header["__metadata__"]["state"])["iteration"]
     return len(list(run.glob("step*.safetensors"))), 0
 
 
