@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from bcdnet.checkpoint import load
+from bcdnet.checkpoint import listing, load
 from bcdnet.data import Dataset, Preprocess
 from bcdnet.evaluate import model_preprocess
 from bcdnet.training.samples import Samples
@@ -106,8 +107,12 @@ def _hugging_face(source: str, ours: Preprocess) -> tuple[Teacher, int]:
     try:
         how: dict[str, Any] = ImageProcessingMixin.get_image_processor_dict(source)[0]
         # Weights as safetensors only, and no code from the model's folder.
-        network = AutoModelForImageClassification.from_pretrained(source, use_safetensors=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        network, report = AutoModelForImageClassification.from_pretrained(
+            source, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+        if absent := sorted({*report["missing_keys"], *map(str, report["mismatched_keys"])}):
+            raise ValueError(f"its weights lack {listing(absent)}")  # they would be random
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise TeacherError(
             f"the teacher {HUGGING_FACE}{source} cannot be had ({reason}); name a folder with config.json, "
