@@ -82,11 +82,9 @@ def fit(fabric: Fabric, recipe: Recipe, number: int, network: Network, lessons: 
         Diverged: the loss is not finite.
         NotSaved: the disk is full.
         StateError: the saved state belongs to something else.
-        RecipeError: a batch that cannot be shared out.
     """
     step = recipe.steps[number - 1]
     total = step.total(len(lessons.train), recipe.batch_size)
-    sampler = _sampler(fabric, recipe, len(lessons.train), total)
     if fabric.world_size > 1 and fabric.device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # statistics of the whole batch
     learner = Learner(network, recipe.label_smoothing, recipe.compile)
@@ -99,7 +97,8 @@ def fit(fabric: Fabric, recipe: Recipe, number: int, network: Network, lessons: 
     path = folder / f"step{number}.ckpt"
     if path.exists():
         state.restore(path)
-    sampler.start = state.iteration
+    share = (recipe.accumulate, fabric.global_rank, fabric.world_size)
+    sampler = BatchSampler(len(lessons.train), recipe.batch_size, recipe.seed, state.iteration, total, *share)
     model.train()
     for module in network.modules():
         if recipe.freeze_bn and isinstance(module, _BatchNorm):
@@ -167,16 +166,15 @@ def accuracy(fabric: Fabric, network: nn.Module, test: Samples, workers: int) ->
     return {"top1": 100 * hits1 / n, "top5": 100 * hits5 / n, "n": n, "ci95": list(wilson_interval(hits1, n))}
 
 
-def _sampler(fabric: Fabric, recipe: Recipe, images: int, total: int) -> BatchSampler:
+def require_shareable(recipe: Recipe, images: int, processes: int) -> None:
+    """Raise RecipeError unless the images make a batch and every process gets an equal part of it."""
     if recipe.batch_size > images:
         raise RecipeError(f"batch_size {recipe.batch_size} is more than the {images} training images; make it smaller.")
-    if recipe.batch_size % (recipe.accumulate * fabric.world_size):
+    if recipe.batch_size % (recipe.accumulate * processes):
         raise RecipeError(
-            f"batch_size {recipe.batch_size} cannot be shared out among {fabric.world_size} processes of "
-            f"{recipe.accumulate} part(s) each; make it a multiple of {recipe.accumulate * fabric.world_size}."
+            f"batch_size {recipe.batch_size} cannot be shared out among {processes} processes of "
+            f"{recipe.accumulate} part(s) each; make it a multiple of {recipe.accumulate * processes}."
         )
-    parts, process = recipe.accumulate, fabric.global_rank
-    return BatchSampler(images, recipe.batch_size, recipe.seed, 0, total, parts, process, fabric.world_size)
 
 
 def _average(network: Network, decay: float | None) -> AveragedModel | None:

@@ -22,7 +22,7 @@ from bcdnet.checkpoint import MAX_BYTES, CheckpointError, check_file, load, save
 from bcdnet.data import Preprocess, default_preprocess, open_dataset
 from bcdnet.files import assets_dir, write_atomically
 from bcdnet.model import Network
-from bcdnet.training.loop import Lessons, Stopped, accuracy, fit
+from bcdnet.training.loop import Lessons, Stopped, accuracy, fit, require_shareable
 from bcdnet.training.recipe import Recipe, RecipeError, Step, load_recipe
 from bcdnet.training.samples import Samples
 from bcdnet.training.state import NotSaved
@@ -122,6 +122,10 @@ class _Run:
             )
         if self.train.classes != self.test.classes:
             raise RecipeError(f"the training and the test images of {recipe.data} have different classes.")
+        require_shareable(recipe, len(self.train), fabric.world_size)
+        with torch.device("meta"):  # maps that cannot be halved show here
+            for step in recipe.steps:
+                Network(recipe.config(step))
         try:
             self.preprocess: Preprocess = default_preprocess(recipe.data, config.image_size, config.in_channels)
         except ValueError as error:

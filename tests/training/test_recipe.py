@@ -7,6 +7,7 @@ import pytest
 from training.miniature import complaint, start_training
 
 from bcdnet import cli
+from bcdnet.training.loop import require_shareable
 from bcdnet.training.recipe import Recipe, RecipeError, Step, load_recipe
 
 BASE = """
@@ -211,6 +212,17 @@ def test_a_run_that_cannot_be_is_one_sentence_and_status_2(
     status, err = status_and_sentence([str(miniature), "--set", override], capsys)
     assert status == 2, err
     assert words in err and err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_batch_is_shared_out_evenly(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, BASE), ["batch_size=24", "accumulate=2"])
+    for processes in (1, 2, 3, 4, 6, 12):
+        require_shareable(recipe, 24, processes)
+    with pytest.raises(RecipeError, match=r"among 5 processes of 2 part\(s\) each; make it a multiple of 10\."):
+        require_shareable(recipe, 24, 5)
+    with pytest.raises(RecipeError, match="batch_size 24 is more than the 23 training images"):
+        require_shareable(recipe, 23, 1)
 
 
 @pytest.mark.parametrize(
