@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 #: Kinds of binary weights, and what to call them.
@@ -255,7 +256,7 @@ def _log(path: Path) -> pd.DataFrame:
         if len(row) != len(header):
             raise RunError(f"{_named(path)} has {len(row)} values in line {number}, not {len(header)}; {_MEND}")
     try:
-        return _table(header, [[cell or None for cell in row] for row in rows])
+        return _table(header, rows)
     except ValueError as error:
         raise RunError(f"{_named(path)} holds something other than a number where one belongs; {_MEND}") from error
 
@@ -264,10 +265,14 @@ def _log(path: Path) -> pd.DataFrame:
 _MEND = "restore it, or take the run out of the folder."
 
 
-def _table(header: Sequence[str], rows: list[list[str | None]]) -> pd.DataFrame:
-    log = pd.DataFrame(rows, columns=list(header), dtype=object)
-    numbers = log.columns.drop("precision")
-    log[numbers] = log[numbers].apply(pd.to_numeric).astype("float64")
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> pd.DataFrame:
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(header, ())
+    log = pd.DataFrame(
+        {
+            name: list(cells) if name == "precision" else np.array([float(cell or "nan") for cell in cells])
+            for name, cells in columns.items()
+        }
+    )
     if log.step.isna().any():
         raise ValueError("a row without its step")
     for column, total in (("epoch", "epochs"), ("iteration", "iterations")):

@@ -74,12 +74,12 @@ def run_curves(
                 go.Scatter(
                     x=part[x],
                     y=part.value,
-                    mode="lines" if data is thin else "lines+markers",
                     # Dots of a long log would hide its line.
-                    marker_size=5 if len(part) <= 60 else 1,
+                    mode="lines" if data is thin or len(part) > 60 else "lines+markers",
+                    marker_size=5,
                     line={"color": colors[run], "width": width, "dash": stroke(precision)},
-                    customdata=[[run, int(step), precision]] * len(part),
-                    hovertemplate="<b>%{customdata[0]}</b>, step %{customdata[1]} (%{customdata[2]})"
+                    meta=[run, int(step), precision],
+                    hovertemplate="<b>%{meta[0]}</b>, step %{meta[1]} (%{meta[2]})"
                     f"<br>{x.removesuffix('s')} %{{x:,}}: %{{y:{form}}}{unit}"
                     f"{' in training' if data is thin else ''}<extra></extra>",
                 )

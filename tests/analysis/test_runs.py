@@ -198,7 +198,7 @@ def test_a_stroke_tells_the_precision_and_a_colour_the_run(tmp_path: Path) -> No
     assert "epoch %{x:,}: %{y:.2f} % in training" in fig.data[0].hovertemplate
     assert "epoch %{x:,}: %{y:.2f} %<" in fig.data[4].hovertemplate
     assert list(fig.data[4].x) == [1, 2] and list(fig.data[5].x) == [3, 4, 5]
-    assert list(fig.data[5].y) == [75, 79, 78] and list(fig.data[5].customdata[0]) == ["old", 2, "1/1"]
+    assert list(fig.data[5].y) == [75, 79, 78] and list(fig.data[5].meta) == ["old", 2, "1/1"]
 
 
 def test_rows_without_a_place_on_the_axis_are_not_drawn(tmp_path: Path) -> None:
