@@ -248,7 +248,7 @@ def _stop_signals(fabric: Fabric) -> Iterator[list[int]]:
         received.append(number)
         signal.signal(number, before[number])  # the second time it acts as ever
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
         signal.signal(number, note)
     try:

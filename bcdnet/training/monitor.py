@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.loggers import TensorBoardLogger
+from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
@@ -33,7 +33,7 @@ def binary_weights(network: Network) -> dict[str, tuple[str, Tensor]]:
     Kinds are "conv3x3", "conv1x1", and the letters P, S, L of a binary MLP's branches.
     """
     found: dict[str, tuple[str, Tensor]] = {}
-    branches = {}
+    branches: dict[int, str] = {}
     for module in network.modules():
         if isinstance(module, BinaryMLP):
             branches |= {id(branch): kind for kind, branch in zip(module.kinds, module.branches, strict=True)}
@@ -65,7 +65,7 @@ def weight_statistics(network: Network, before: dict[str, Tensor]) -> dict[str, 
         sums[kind] += torch.cat([numbers, torch.tensor([weight.numel()], dtype=torch.float64)])
     total = torch.stack(list(sums.values())).sum(0) if sums else torch.zeros(3, dtype=torch.float64)
     rows = {"": total, **{f"_{kind}": sums[kind] for kind in sorted(sums)}}
-    statistics = {}
+    statistics: dict[str, float] = {}
     for suffix, (flips, error, n) in rows.items():
         statistics |= {f"flips{suffix}": float(flips / n), f"error{suffix}": float(error / n)} if n else {}
     return statistics
@@ -112,8 +112,7 @@ class Monitor:
     def advance(self, iteration: int, loss: float | None) -> None:
         """So many iterations are done."""
         if self.speaks:
-            shown = {} if loss is None else {"loss": f"loss {loss:.4f}"}
-            self.bar.update(self.task, completed=iteration, **shown)
+            self.bar.update(self.task, completed=iteration, loss="" if loss is None else f"loss {loss:.4f}")
             if time.monotonic() - self.written > 2:
                 self._tell(iteration)
 

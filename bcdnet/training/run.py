@@ -15,7 +15,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import Tensor
 
 from bcdnet.checkpoint import MAX_BYTES, CheckpointError, check_file, load, save, transfer

@@ -31,6 +31,9 @@ class Teacher(nn.Module):
         size: (height, width) it needs; None if it takes any.
     """
 
+    scale: Tensor
+    bias: Tensor
+
     def __init__(
         self,
         network: nn.Module,
