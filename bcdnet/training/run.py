@@ -203,8 +203,10 @@ class _Run:
 
 
 def checkpoint_path(name: str) -> Path:
-    """A checkpoint by path, or by the name of a shipped one or of a shipped run that kept its weights."""
-    shipped = (assets_dir() / "checkpoints" / f"{name}.safetensors", assets_dir() / "runs" / name / "last.safetensors")
+    """A checkpoint by path, or by the name of a shipped one; ``NAME-seedN`` is that of a further seed."""
+    seedless = name.split("-seed")[0]
+    assets = assets_dir()
+    shipped = (assets / "runs" / name / f"{seedless}.safetensors", assets / "checkpoints" / f"{name}.safetensors")
     return next((path for path in shipped if path.exists()), Path(name))
 
 
