@@ -193,6 +193,11 @@ def status_and_sentence(arguments: list[str], capsys: pytest.CaptureFixture[str]
     return end.value.code, capsys.readouterr().err
 
 
+def test_a_recipe_that_there_is_not_is_status_2(miniature: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, err = status_and_sentence(["nowhere.yaml"], capsys)
+    assert status == 2 and "there is no recipe nowhere.yaml" in err
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -228,7 +233,6 @@ def test_a_batch_is_shared_out_evenly(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere.yaml"], "there is no recipe nowhere.yaml"),
         (["tiny.yaml", "--set", "colour=blue"], "tiny.yaml has the unknown key 'colour'"),
         (["tiny.yaml", "--resume", "runs/nothing"], "runs/nothing holds no run to resume"),
     ],

@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from training.miniature import TRAINING, complaint, start_training
+from training.miniature import TRAINING
 
 import bcdnet
 from bcdnet import cli
@@ -192,7 +192,9 @@ def test_a_folder_that_holds_no_teacher_is_one_sentence(miniature: Path, damage:
     assert not Path("runs").exists()
 
 
-def test_the_command_says_it_and_exits_2(miniature: Path) -> None:
+def test_a_name_that_cannot_be_had_is_status_2(miniature: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("transformers", reason=UNTESTED)
-    sentence = complaint(start_training("tiny.yaml", "--set", "teacher=hf:nowhere"), status=2)
-    assert "the teacher hf:nowhere cannot be had" in sentence
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", "tiny.yaml", "--set", "teacher=hf:nowhere"])
+    assert end.value.code == 2
+    assert "the teacher hf:nowhere cannot be had" in capsys.readouterr().err
