@@ -46,7 +46,7 @@ sanitize: $(VENV)/.ready-dev
 	  $(addprefix tests/test_engine.py::,test_every_layer_is_its_reference_bit_for_bit \
 	    test_eight_callers_get_the_serial_results test_engines_come_and_go_while_others_work) $(PYTEST_ARGS)
 
-zoo: $(VENV)/.ready
+zoo: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m bcdnet.training.zoo
 
 # The stamps are renewed when a requirement or a kernel changes, and only then.
