@@ -131,8 +131,9 @@ def layer_tables(document: Mapping[str, Any]) -> dict[str, str]:
             mean = found["geometric_mean_ratio"]
             text += (
                 f"\n\nGeometric mean of the ratio to OpenVINO: {mean['kernel']:.2f} for the kernels alone, "
-                f"{mean['op']:.2f} with packing; {mean['unit']:.2f} for the engine's whole unit beside OpenVINO with "
-                "packing."
+                f"{mean['op']:.2f} with packing. Beside OpenVINO's operator as a network calls it, packing included: "
+                f"{mean['bits']:.2f} for our kernel, which gets its bits from the layer before, and "
+                f"{mean['unit']:.2f} for the engine's whole unit."
             )
         parts.append(text)
     blocks = {"conditions-layers": conditions(document), "layers": "\n\n".join(parts)}
