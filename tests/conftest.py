@@ -1,5 +1,9 @@
-"""What several test files share: a folder of tiny checkpoints with random weights."""
+"""What several test files share: a folder of tiny checkpoints with random weights, and no network."""
 
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,24 @@ from nets import TINY
 import bcdnet
 from bcdnet.data import FASHION_MNIST
 from bcdnet.data.fashion_mnist import CLASSES
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Connections beyond this machine fail, so that no test can come to depend on one."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        far = self.family in (socket.AF_INET, socket.AF_INET6) and address[0] != "localhost"
+        if far and not ipaddress.ip_address(address[0]).is_loopback:
+            raise OSError(f"the tests have no network, so none of them may connect to {address[0]}")
+        connect(self, address)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", guarded)
+    patch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
+    yield
+    patch.undo()
 
 
 def write_checkpoint(folder: Path, name: str, variant: str, **changes: Any) -> None:

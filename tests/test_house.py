@@ -1,6 +1,7 @@
 """The files that set the project up say what they are meant to say."""
 
 import re
+import socket
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,8 @@ def test_every_dependency_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[<>=~!\[ ]", line)[0].lower() for line in project["dependencies"]}
     assert declared <= set(pins("requirements.txt"))
+
+
+def test_tests_have_no_network() -> None:
+    with pytest.raises(OSError, match="none of them may connect"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
