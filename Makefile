@@ -32,6 +32,7 @@ lint: $(VENV)/.ready-dev
 bench: $(VENV)/.ready-bench
 	$(VENV)/bin/python -m benchmarks.layers $(if $(QUICK),--quick)
 	$(VENV)/bin/python -m benchmarks.networks $(if $(QUICK),--quick)
+	$(VENV)/bin/python -m benchmarks.training $(if $(QUICK),--quick)
 	$(VENV)/bin/python -m benchmarks.agreement $(if $(QUICK),--images 500)
 	$(VENV)/bin/python -m benchmarks.report
 

@@ -95,17 +95,20 @@ inline void conv_rows(const PackedMap& map, const Reading& reading, const Strip&
   ptrdiff_t taps[kMostTaps];
   for (int t = 0; t < k * k; ++t) taps[t] = (static_cast<ptrdiff_t>(t / k) * map.width + t % k) * row_bytes;
   int ys[kStrip], xs[kStrip];
+  const uint8_t* corners[kStrip];
   strip.places(ys, xs);
   for (int p = 0; p < strip.pixels; ++p) {
-    const int y = ys[p] * reading.stride - pad, x = xs[p] * reading.stride - pad;
-    const uint8_t* corner = map.data + (static_cast<ptrdiff_t>(y) * map.width + x) * row_bytes;
+    const int y = ys[p] = ys[p] * reading.stride - pad, x = xs[p] = xs[p] * reading.stride - pad;
+    corners[p] = map.data + (static_cast<ptrdiff_t>(y) * map.width + x) * row_bytes;
     borders[p] = (y < 0) | (y + k > map.height) << 1 | (x < 0) << 2 | (x + k > map.width) << 3;
-    for (int t = 0; t < k * k; ++t) rows[t * kStrip + p] = corner + taps[t];
+  }
+  for (int t = 0; t < k * k; ++t)
+    for (int p = 0; p < strip.pixels; ++p) rows[t * kStrip + p] = corners[p] + taps[t];
+  for (int p = 0; p < strip.pixels; ++p)
     for (int t = 0; borders[p] && t < k * k; ++t) {
-      const int row = y + t / k, column = x + t % k;
+      const int row = ys[p] + t / k, column = xs[p] + t % k;
       if (row < 0 || row >= map.height || column < 0 || column >= map.width) rows[t * kStrip + p] = map.zeros;
     }
-  }
 }
 
 // Addresses of the tokens that one branch reads: one segment, or one for each quarter of the channels. Offsets are

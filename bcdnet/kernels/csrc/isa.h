@@ -29,7 +29,7 @@ struct Epilogue {
   const int32_t* at;
   const int32_t* differing;  // (branches, kStrip, kBlock) bits that differ: dot = base - 2 * differing
   const float* real;         // (kStrip, kBlock) in their place, if not null
-  const int32_t* base;       // of border 0
+  const float* base;         // of border 0
   size_t base_stride;        // from border to border
   const int32_t* borders;
   const float* scale;  // (branches, scale_stride)

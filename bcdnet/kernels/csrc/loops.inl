@@ -1,5 +1,5 @@
 // The loops that every instruction set shares, written with the primitives it has defined: V (kLanes floats), load,
-// store, fma, mul, add, keep_positive (u >= 0 ? u : v), at_least (mask of a >= b), dots (float of base - 2 differing),
+// store, fma, mul, add, leaky (u >= 0 ? u : u * slope), at_least (mask of a >= b), dots (base - 2 differing, exact),
 // store_bits and add_sums. Products are rounded before they are added, so that every set gives the same bits; only
 // `real` fuses the two.
 
@@ -15,7 +15,7 @@ void epilogue_of(const Epilogue& strip) {
   const Epilogue t = strip;
   constexpr int kVectors = kGroup / kLanes;
   const float* residuals[kStrip];
-  const int32_t* bases[kStrip];
+  const float* bases[kStrip];
   float* outs[kStrip];
   uint8_t* bits[kStrip];
   for (int p = 0; p < t.pixels; ++p) {
@@ -48,7 +48,7 @@ void epilogue_of(const Epilogue& strip) {
                              load(t.scale + b * t.scale_stride + o)));
         }
         u = add(add(u, bias[v]), load(residual + v * kLanes));
-        const V y = add(keep_positive(u, mul(u, slope[v])), shift[v]);
+        const V y = add(leaky(u, slope[v]), shift[v]);
         store(outs[p] + o, y);
         if constexpr (kSums) add_sums(y, t.sums + o);
         mask |= at_least(y, threshold[v]) << (v * kLanes);

@@ -373,7 +373,7 @@ void Plan::run_unit(const Unit& unit, const Unit* next, Size& size, Workspace& s
     Epilogue e{};
     e.pixels = strip.pixels, e.groups = groups, e.branches = static_cast<int>(branches), e.at = strip.at;
     e.differing = differing, e.real = products, e.borders = borders;
-    if (differing) e.base = unit.weights.front().base() + o, e.base_stride = unit.weights.front().base_stride();
+    if (differing) e.base = unit.weights.front().real_base() + o, e.base_stride = unit.weights.front().base_stride();
     e.scale = unit.scale.get() + o, e.scale_stride = round_up(unit.outputs, kBlock);
     e.bias = bias + o, e.slope = unit.slope.get() + o, e.shift = unit.shift.get() + o;
     e.residual = residual, e.residual_stride = residual_stride;

@@ -32,7 +32,7 @@ BinaryWeights::BinaryWeights(const Isa& isa, const uint8_t* bits, int outputs, c
   for (size_t b = 0; b < outputs_ / kBlock; ++b)
     isa.pack_weights(plain.get() + b * kBlock * row, row, row, packed_.get() + b * block_bytes_);
 
-  base_.reserve(16 * outputs_);
+  base_.reserve(16 * outputs_), real_base_.reserve(16 * outputs_);
   const int k = reading.kernel;
   for (int border = 0; border < 16; ++border)
     for (size_t o = 0; o < outputs_; ++o) {
@@ -45,6 +45,7 @@ BinaryWeights::BinaryWeights(const Isa& isa, const uint8_t* bits, int outputs, c
           base += outside && k > 1 ? 2 * ones[o * taps + y * k + x] : reading.channels;
         }
       base_[border * outputs_ + o] = base;
+      real_base_[border * outputs_ + o] = static_cast<float>(base);
     }
 }
 

@@ -63,11 +63,13 @@ class BinaryWeights {
   size_t block_bytes() const { return block_bytes_; }
   // (16, outputs): by border (1 top, 2 bottom, 4 left, 8 right missing), valid taps * channels + 2 * bits of the others.
   const int32_t* base() const { return base_.get(); }
+  const float* real_base() const { return real_base_.get(); }  // the same numbers, below 2^24
   size_t base_stride() const { return outputs_; }
 
  private:
   Buffer<uint8_t> packed_;
   Buffer<int32_t> base_;
+  Buffer<float> real_base_;
   size_t block_bytes_ = 0, outputs_ = 0;
 };
 

@@ -35,16 +35,15 @@ inline V set1(float x) { return _mm256_set1_ps(x); }
 inline V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 inline V mul(V a, V b) { return _mm256_mul_ps(a, b); }
 inline V add(V a, V b) { return _mm256_add_ps(a, b); }
-inline V keep_positive(V u, V v) {
-  return _mm256_blendv_ps(v, u, _mm256_cmp_ps(u, _mm256_setzero_ps(), _CMP_GE_OQ));
+inline V leaky(V u, V slope) {
+  return _mm256_blendv_ps(mul(u, slope), u, _mm256_cmp_ps(u, _mm256_setzero_ps(), _CMP_GE_OQ));
 }
 inline uint32_t at_least(V a, V b) {
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
 }
-inline __m256i ints(const int32_t* x) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)); }
-inline V dots(const int32_t* base, const int32_t* differing) {
-  const __m256i d = ints(differing);
-  return _mm256_cvtepi32_ps(_mm256_sub_epi32(ints(base), _mm256_add_epi32(d, d)));
+inline V dots(const float* base, const int32_t* differing) {
+  const __m256i d = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(differing));
+  return fma(set1(-2.f), _mm256_cvtepi32_ps(d), load(base));
 }
 inline void add_sums(V y, double* sums) {
   const __m256d round = _mm256_set1_pd(kRound);

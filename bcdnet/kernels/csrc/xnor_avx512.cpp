@@ -6,6 +6,7 @@
 #include <immintrin.h>
 
 #include <cstring>
+#include <type_traits>
 
 #include "isa.h"
 
@@ -24,13 +25,12 @@ inline V set1(float x) { return _mm512_set1_ps(x); }
 inline V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 inline V mul(V a, V b) { return _mm512_mul_ps(a, b); }
 inline V add(V a, V b) { return _mm512_add_ps(a, b); }
-inline V keep_positive(V u, V v) {
-  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(u, _mm512_setzero_ps(), _CMP_GE_OQ), v, u);
+inline V leaky(V u, V slope) {
+  return _mm512_mask_mul_ps(u, _mm512_cmp_ps_mask(u, _mm512_setzero_ps(), _CMP_NGE_UQ), u, slope);
 }
 inline uint32_t at_least(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
-inline V dots(const int32_t* base, const int32_t* differing) {
-  const __m512i d = _mm512_loadu_si512(differing);
-  return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(base), _mm512_add_epi32(d, d)));
+inline V dots(const float* base, const int32_t* differing) {
+  return fma(set1(-2.f), _mm512_cvtepi32_ps(_mm512_loadu_si512(differing)), load(base));
 }
 inline void add_sums(V y, double* sums) {
   const __m512d round = _mm512_set1_pd(kRound);
@@ -48,20 +48,26 @@ struct Differing {
   static void run(const uint8_t* const* rows, int segments, int words, const uint8_t* weights, int32_t* out) {
     constexpr int kVectors = 2 * kGroups;
     __m512i sums[kPixels][kVectors];
-    for (int p = 0; p < kPixels; ++p)
-      for (int v = 0; v < kVectors; ++v) sums[p][v] = _mm512_setzero_si512();
-    for (int s = 0; s < segments; ++s, rows += kStrip) {
-      const uint8_t* row[kPixels];
-      for (int p = 0; p < kPixels; ++p) row[p] = rows[p];
-      for (int w = 0; w < words; ++w, weights += 4 * kBlock) {
-        __m512i weight[kVectors];
-        for (int v = 0; v < kVectors; ++v) weight[v] = _mm512_load_si512(weights + 64 * v);
-        for (int p = 0; p < kPixels; ++p) {
-          const __m512i a = _mm512_set1_epi32(static_cast<int>(word_at(row[p], w)));
-          for (int v = 0; v < kVectors; ++v)
-            sums[p][v] = _mm512_add_epi32(sums[p][v], _mm512_popcnt_epi32(_mm512_xor_si512(a, weight[v])));
+    const uint8_t* row[kPixels];
+    auto count = [&](int w, auto add) {
+      __m512i weight[kVectors];
+      for (int v = 0; v < kVectors; ++v) weight[v] = _mm512_load_si512(weights + 64 * v);
+      for (int p = 0; p < kPixels; ++p) {
+        const __m512i a = _mm512_set1_epi32(static_cast<int>(word_at(row[p], w)));
+        for (int v = 0; v < kVectors; ++v) {
+          const __m512i differ = _mm512_popcnt_epi32(_mm512_xor_si512(a, weight[v]));
+          sums[p][v] = add ? _mm512_add_epi32(sums[p][v], differ) : differ;
         }
       }
+      weights += 4 * kBlock;
+    };
+    for (int p = 0; p < kPixels; ++p) row[p] = rows[p];
+    count(0, std::false_type());  // nothing to add to yet, which is a third of the work where one word is all there is
+    for (int w = 1; w < words; ++w) count(w, std::true_type());
+    for (int s = 1; s < segments; ++s) {
+      rows += kStrip;
+      for (int p = 0; p < kPixels; ++p) row[p] = rows[p];
+      for (int w = 0; w < words; ++w) count(w, std::true_type());
     }
     for (int p = 0; p < kPixels; ++p)
       for (int v = 0; v < kVectors; ++v) _mm512_storeu_si512(out + p * kBlock + 16 * v, sums[p][v]);

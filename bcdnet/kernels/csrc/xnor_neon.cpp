@@ -21,14 +21,13 @@ inline V set1(float x) { return vdupq_n_f32(x); }
 inline V mul(V a, V b) { return vmulq_f32(a, b); }
 inline V add(V a, V b) { return vaddq_f32(a, b); }
 inline V fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
-inline V keep_positive(V u, V v) { return vbslq_f32(vcgezq_f32(u), u, v); }
+inline V leaky(V u, V slope) { return vbslq_f32(vcgezq_f32(u), u, mul(u, slope)); }
 inline uint32_t at_least(V a, V b) {
   const uint32x4_t lanes = {1, 2, 4, 8};
   return vaddvq_u32(vandq_u32(vcgeq_f32(a, b), lanes));
 }
-inline V dots(const int32_t* base, const int32_t* differing) {
-  const int32x4_t d = vld1q_s32(differing);
-  return vcvtq_f32_s32(vsubq_s32(vld1q_s32(base), vaddq_s32(d, d)));
+inline V dots(const float* base, const int32_t* differing) {
+  return fma(set1(-2.f), vcvtq_f32_s32(vld1q_s32(differing)), load(base));
 }
 inline void add_sums(V y, double* sums) {
   const float64x2_t round = vdupq_n_f64(kRound);

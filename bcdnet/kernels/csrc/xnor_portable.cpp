@@ -25,14 +25,14 @@ inline V set1(float x) { return V{x, x, x, x}; }
 inline V mul(V a, V b) { return a * b; }
 inline V add(V a, V b) { return a + b; }
 inline V fma(V a, V b, V c) { return a * b + c; }
-inline V keep_positive(V u, V v) { return u >= set1(0.f) ? u : v; }
+inline V leaky(V u, V slope) { return u >= set1(0.f) ? u : u * slope; }
 inline uint32_t at_least(V a, V b) {
   const Mask m = a >= b;
   return (m[0] & 1) | (m[1] & 2) | (m[2] & 4) | (m[3] & 8);
 }
-inline V dots(const int32_t* base, const int32_t* differing) {
-  V v;
-  for (int i = 0; i < kLanes; ++i) v[i] = static_cast<float>(base[i] - 2 * differing[i]);
+inline V dots(const float* base, const int32_t* differing) {
+  V v = load(base);
+  for (int i = 0; i < kLanes; ++i) v[i] -= static_cast<float>(2 * differing[i]);
   return v;
 }
 inline void add_sums(V y, double* sums) {
