@@ -24,7 +24,7 @@ from app.widgets import selection
 from bcdnet.data import FASHION_MNIST
 
 MAIN = str(Path(__file__).resolve().parent.parent / "app" / "main.py")
-PAGES = ("overview", "sampling", "receptive", "attributions", "binarizing", "deployment", "costs", "compare", "runs")
+PAGES = ("overview", "sampling", "receptive", "attributions", "binarizing", "deployment", "costs", "compare")
 
 
 @pytest.fixture(autouse=True)
