@@ -148,9 +148,12 @@ class Agreement:
 
     def complaints(self) -> list[str]:
         """The tolerances that are not kept."""
+        # Among the few images of a random network only one of which a bit differs may get another class.
+        few = CLASSES * self.images < 1
+        allowed = self.differing_images if few else CLASSES * self.images
+        moved = self.images - self.top1_equal
         kept = {
-            f"top-1 differs on {self.images - self.top1_equal} images": self.images - self.top1_equal
-            <= CLASSES * self.images,
+            f"top-1 differs on {moved} images": moved <= allowed,
             f"the logits differ by {self.median_logits:.1e}": self.median_logits <= LOGITS,
             f"with the same bits they differ by {self.median_logits_followed:.1e}": self.median_logits_followed
             <= LOGITS,
