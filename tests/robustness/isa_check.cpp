@@ -161,9 +161,10 @@ void check_epilogue(const Isa& isa) {
   const size_t locations = 40, stride = kBlock + 16, act_row = 5 * static_cast<size_t>(isa.act_bytes);
   const std::string about = std::to_string(pixels) + " locations, " + std::to_string(branches) + " branches" +
                             (of_real ? ", real" : "") + (with_sums ? ", with sums" : "");
-  std::vector<int32_t> differing(branches * kStrip * kBlock), base(borders * kBlock), border(kStrip), at(kStrip), out_at(kStrip);
+  std::vector<int32_t> differing(branches * kStrip * kBlock), border(kStrip), at(kStrip), out_at(kStrip);
+  std::vector<float> base(borders * kBlock);
   for (int32_t& d : differing) d = below(9 * 1024);
-  for (int32_t& b : base) b = below(9 * 1024);
+  for (float& b : base) b = static_cast<float>(below(9 * 1024));
   for (int32_t& b : border) b = below(borders);
   for (int p = 0; p < kStrip; ++p) at[p] = p + below(2) * 15, out_at[p] = kStrip - 1 - p;
   const auto products = reals(kStrip * kBlock), scale = reals(branches * kBlock), bias = reals(kBlock), slope = reals(kBlock),
@@ -192,8 +193,8 @@ void check_epilogue(const Isa& isa) {
     for (int o = 0; o < columns; ++o) {
       volatile float u = 0;  // every step rounded to single precision
       for (int b = 0; b < branches; ++b) {
-        const int32_t dot = base[border[p] * kBlock + o] - 2 * differing[(b * kStrip + p) * kBlock + o];
-        volatile float term = (of_real ? products[p * kBlock + o] : static_cast<float>(dot)) * scale[b * kBlock + o];
+        const float dot = base[border[p] * kBlock + o] - 2.f * differing[(b * kStrip + p) * kBlock + o];  // exact
+        volatile float term = (of_real ? products[p * kBlock + o] : dot) * scale[b * kBlock + o];
         u = b ? u + term : term;
       }
       u = u + bias[o];
@@ -220,6 +221,48 @@ void check_epilogue(const Isa& isa) {
   for (int o = 0; o < columns; ++o) same("epilogue's sums", sums[o], wanted_sums[o], about);
 }
 
+void check_signs(const Isa& isa) {
+  const int channels = below(33), locations = 1 + below(70);
+  const size_t stride = locations + below(5);
+  const auto x = reals(33 * stride), thresholds = reals(33);
+  std::vector<uint32_t> words(locations, 77u);
+  isa.signs(x.data(), stride, thresholds.data(), channels, locations, words.data());
+  for (int i = 0; i < locations; ++i) {
+    uint32_t word = 0;
+    for (int c = 0; c < channels; ++c) word |= static_cast<uint32_t>(x[c * stride + i] >= thresholds[c]) << c;
+    same("signs", words[i], word, std::to_string(channels) + " channels");
+  }
+}
+
+void check_integers(const Isa& isa) {
+  std::vector<int32_t> differing(kStrip * kBlock), base(16 * kBlock), border(kStrip), at(kStrip), out(kStrip * 70, 77);
+  for (int32_t& d : differing) d = below(9 * 1024);
+  for (int32_t& b : base) b = below(9 * 1024);
+  for (int p = 0; p < kStrip; ++p) border[p] = below(16), at[p] = kStrip - 1 - p;
+  Integers t{1 + below(kStrip), 1 + below(kBlock), at.data()};
+  t.differing = differing.data(), t.base = base.data(), t.base_stride = kBlock, t.borders = border.data();
+  t.out = out.data(), t.stride = 70;
+  isa.integers(t);
+  for (int p = 0; p < kStrip; ++p)
+    for (int o = 0; o < 70; ++o) {
+      const bool written = p < t.pixels && o < t.columns;
+      const int32_t wanted = written ? base[border[p] * kBlock + o] - 2 * differing[p * kBlock + o] : 77;
+      same("integers", out[at[p] * 70 + o], wanted, std::to_string(t.columns) + " columns");
+    }
+}
+
+void check_averages(const Isa& isa) {
+  const size_t columns = 1 + below(70);
+  const auto top = reals(140), bottom = reals(140);
+  std::vector<float> out(columns);
+  isa.averages(top.data(), bottom.data(), 70, columns, out.data());
+  for (size_t o = 0; o < columns; ++o) {
+    volatile float upper = top[o] + top[70 + o], lower = bottom[o] + bottom[70 + o];
+    volatile float sum = upper + lower;
+    same("averages", out[o], sum * 0.25f, std::to_string(columns) + " columns");
+  }
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -233,6 +276,9 @@ int main(int count, char** arguments) {
         check_maps(*sets[i]);
         check_differing(*sets[i]);
         check_real(*sets[i]);
+        check_signs(*sets[i]);
+        check_integers(*sets[i]);
+        check_averages(*sets[i]);
         check_epilogue(*sets[i]);
       }
       check_full_sums(*sets[i]);
