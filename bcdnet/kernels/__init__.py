@@ -99,12 +99,13 @@ def pack_signs(x: Tensor, thresholds: Tensor) -> Tensor:
         raise KernelError("complex numbers have no sign.")
     _check_sizes(x.shape[1], x.shape[2:])
     x, thresholds = _plain(x).float(), _plain(thresholds).float()
-    if active() == REFERENCE:
+    isa = active()
+    if isa == REFERENCE:
         return reference.pack_signs(x, thresholds)
     n, channels, height, width = x.shape
-    bits = np.empty((n, height, width, -(-channels // 64)), np.uint64)
-    _native.pack_signs(active(), x.numpy(), thresholds.numpy(), bits)
-    return torch.from_numpy(bits.view(np.int64))
+    bits = np.empty((n, height, width, -(-channels // 64)), np.int64)
+    _native.pack_signs(isa, x.numpy(), thresholds.numpy(), bits)
+    return torch.from_numpy(bits)
 
 
 class Product:
@@ -163,15 +164,15 @@ class Product:
         _check_sizes(self.channels, bits.shape[1:3])
         bits = _plain(bits)
         n, height, width, _ = bits.shape
-        pad = self.kernel // 2
-        height, width = ((side + 2 * pad - self.kernel) // self.stride + 1 for side in (height, width))
-        shape = (*([len(self.branches)] if self.branches else []), n, height, width, self.outputs)
+        shape: tuple[int, ...] = (n, -(-height // self.stride), -(-width // self.stride), self.outputs)
+        if self.branches:
+            shape = (len(self.branches), *shape)
         if out is None:
             out = torch.empty(shape, dtype=torch.int32)
-        elif out.dtype != torch.int32 or tuple(out.shape) != shape or not out.is_contiguous():
+        elif out.dtype != torch.int32 or out.shape != shape or not out.is_contiguous():
             raise KernelError(f"the result needs a contiguous int32 tensor of shape {shape}.")
         if self._native is not None:
-            self._native.run(bits.numpy().view(np.uint64), out.numpy().reshape(-1, n, height, width, self.outputs))
+            self._native.run(bits.numpy(), out.numpy())
         elif self.branches:
             out.copy_(reference.binary_mlp(bits, self.weight, self.branches, self.channels, self.long_range))
         else:

@@ -61,6 +61,7 @@ struct Integers {
 
 struct Isa {
   const char* name;
+  bool plain;        // a packed map is the plain words themselves
   int act_bytes;     // bytes of 32 channels of a packed map
   int weight_bytes;  // bytes of 32 input channels of a block of weights
   // Plain words <-> this set's form of a packed map.

@@ -3,6 +3,14 @@
 // store_bits and add_sums. Products are rounded before they are added, so that every set gives the same bits; only
 // `real` fuses the two.
 
+// f(0), f(1) ... with constants for numbers: what they index is kept in registers, which a compiler does not do for an
+// array that several loops use.
+template <int kTimes, typename F>
+inline void unrolled(F f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) { (f(std::integral_constant<int, i>()), ...); }(
+      std::make_integer_sequence<int, kTimes>());
+}
+
 // Locations of the next tile, where `left` are to be cut into tiles of nearly equal size.
 inline int next_tile(int left) {
   const int tiles = (left + kTile - 1) / kTile;
@@ -101,21 +109,22 @@ template <int kPixels, int kVectors>
 void real_tile(const float* const* rows, const int32_t* places, int depth, const float* weights, float* out) {
   V sums[kPixels][kVectors];
   const float* row[kPixels];
-  for (int p = 0; p < kPixels; ++p) {
+  unrolled<kPixels>([&](auto p) {
     row[p] = rows[p];
-    for (int v = 0; v < kVectors; ++v) sums[p][v] = set1(0.f);
-  }
+    unrolled<kVectors>([&](auto v) { sums[p][v] = set1(0.f); });
+  });
   for (int k = 0; k < depth; ++k) {
     V w[kVectors];
-    for (int v = 0; v < kVectors; ++v) w[v] = load(weights + k * kBlock + v * kLanes);
+    unrolled<kVectors>([&](auto v) { w[v] = load(weights + k * kBlock + v * kLanes); });
     const ptrdiff_t place = places ? places[k] : k;
-    for (int p = 0; p < kPixels; ++p) {
+    unrolled<kPixels>([&](auto p) {
       const V a = set1(row[p][place]);
-      for (int v = 0; v < kVectors; ++v) sums[p][v] = fma(a, w[v], sums[p][v]);
-    }
+      unrolled<kVectors>([&](auto v) { sums[p][v] = fma(a, w[v], sums[p][v]); });
+    });
   }
-  for (int p = 0; p < kPixels; ++p)
-    for (int v = 0; v < kVectors; ++v) store(out + p * kBlock + v * kLanes, sums[p][v]);
+  unrolled<kPixels>([&](auto p) {
+    unrolled<kVectors>([&](auto v) { store(out + p * kBlock + v * kLanes, sums[p][v]); });
+  });
 }
 
 void real(const float* const* rows, const int32_t* places, int depth, int pixels, const float* weights, int groups,

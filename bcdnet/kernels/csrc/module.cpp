@@ -223,18 +223,16 @@ NB_MODULE(_native, m) {
              require_size(weight, std::max<size_t>(1, branches.size()) * weight_bytes(outputs, reading), "binary weights");
              new (product) Product(isa, threads, weight.data(), outputs, reading, branches_of(branches, distance));
            }, "isa"_a, "threads"_a, "weight"_a, "outputs"_a, "channels"_a, "kernel"_a, "stride"_a, "branches"_a, "distance"_a)
-      .def("run", [](Product& product, const Array<const uint64_t, nb::ndim<4>>& bits, const Array<int32_t, nb::ndim<5>>& out) {
+      .def("run", [](Product& product, const Array<const int64_t, nb::ndim<4>>& bits, const Array<int32_t>& out) {
              const int height = side(bits.shape(1)), width = side(bits.shape(2));
              require(bits.shape(3) == static_cast<size_t>(product.words()), "words of bits");
-             require(out.shape(0) == static_cast<size_t>(product.terms()) && out.shape(1) == bits.shape(0) &&
-                         out.shape(2) == static_cast<size_t>(product.size(height)) &&
-                         out.shape(3) == static_cast<size_t>(product.size(width)) &&
-                         out.shape(4) == static_cast<size_t>(product.outputs()), "shape of the result");
+             require(out.size() == product.terms() * bits.shape(0) * product.size(height) * product.size(width) * product.outputs(),
+                     "size of the result");
              const nb::gil_scoped_release release;
-             product.run(bits.data(), static_cast<int>(bits.shape(0)), height, width, out.data());
+             product.run(reinterpret_cast<const uint64_t*>(bits.data()), static_cast<int>(bits.shape(0)), height, width, out.data());
            }, "bits"_a, "out"_a);
 
-  m.def("pack_signs", [](const std::string& isa, const Images& x, const Floats& thresholds, const Array<uint64_t, nb::ndim<4>>& bits) {
+  m.def("pack_signs", [](const std::string& isa, const Images& x, const Floats& thresholds, const Array<int64_t, nb::ndim<4>>& bits) {
     const size_t n = x.shape(0), c = x.shape(1);
     require(thresholds.size() == (thresholds.ndim() == 2 ? n * c : c), "thresholds");
     require(bits.shape(0) == n && bits.shape(1) == x.shape(2) && bits.shape(2) == x.shape(3) && bits.shape(3) == (c + 63) / 64,
@@ -242,7 +240,7 @@ NB_MODULE(_native, m) {
     const bool per_image = thresholds.ndim() == 2;
     const nb::gil_scoped_release release;
     pack_signs(isa, x.data(), static_cast<int>(n), static_cast<int>(c), side(x.shape(2)), side(x.shape(3)),
-               thresholds.data(), per_image, bits.data());
+               thresholds.data(), per_image, reinterpret_cast<uint64_t*>(bits.data()));
   }, "isa"_a, "x"_a, "thresholds"_a, "bits"_a);
 }
 

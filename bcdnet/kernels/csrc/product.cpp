@@ -3,27 +3,11 @@
 #include <cstring>
 #include <limits>
 
-#include "counting.h"
-
 namespace bcdnet {
 namespace {
 
-// Bits of 64-bit words in this set's form.
-Buffer<uint8_t> encoded(const Isa& isa, Team& team, const uint64_t* bits, size_t locations, const Reading& reading) {
-  const size_t words = reading.words(), stride = (reading.channels + 63) / 64;
-  Buffer<uint8_t> acts(locations * words * isa.act_bytes);
-  const Buffer<uint32_t> scratch(team.threads() * (2 * stride + words));
-  team.loop(locations, [&](size_t first, size_t last, int member) {
-    uint32_t *plain = scratch.get() + member * (2 * stride + words), *apart = plain + 2 * stride;
-    for (size_t i = first; i < last; ++i) {
-      std::memcpy(plain, bits + i * stride, 8 * stride);
-      if (reading.channels % 32) plain[reading.channels / 32] &= (1u << (reading.channels % 32)) - 1;
-      if (reading.quartered) quarter(plain, reading.channels, reading.quarter_words(), apart);
-      isa.encode(reading.quartered ? apart : plain, acts.get() + i * words * isa.act_bytes, words);
-    }
-  });
-  return acts;
-}
+// The location's words start every quarter anew, or do so as they are.
+bool in_order(const Reading& reading) { return !reading.quartered || reading.channels % (4 * kGroup) == 0; }
 
 }  // namespace
 
@@ -33,23 +17,49 @@ Product::Product(const std::string& isa, int threads, const uint8_t* bits, int o
   const size_t bytes = static_cast<size_t>(outputs) * reading.kernel * reading.kernel * ((reading.channels + 7) / 8);
   for (size_t b = 0; b < std::max<size_t>(1, branches_.size()); ++b)
     weights_.emplace_back(*isa_, bits + b * bytes, outputs, reading);
+  zeros_.reserve(reading.words() * static_cast<size_t>(isa_->act_bytes));
+  scratch_.reserve(team_.threads() * scratch_words());
+}
+
+PackedMap Product::map_of(const uint64_t* bits, size_t images, int height, int width) {
+  const size_t stride = words(), into = reading_.words(), locations = images * height * width;
+  const bool whole = reading_.channels % kGroup == 0 && in_order(reading_);
+  if (isa_->plain && whole) return {reinterpret_cast<const uint8_t*>(bits), zeros_.get(), height, width, 8 * stride};
+  const size_t row = into * isa_->act_bytes;
+  acts_.reserve(locations * row);
+  team_.loop(locations, [&](size_t first, size_t last, int member) {
+    const uint32_t* from = reinterpret_cast<const uint32_t*>(bits) + first * 2 * stride;
+    uint8_t* to = acts_.get() + first * row;
+    if (whole && into == 2 * stride) return isa_->encode(from, to, (last - first) * into);
+    uint32_t *plain = scratch_.get() + member * scratch_words(), *apart = plain + 2 * stride;
+    for (size_t i = first; i < last; ++i, from += 2 * stride, to += row) {
+      if (whole) {
+        isa_->encode(from, to, into);
+        continue;
+      }
+      std::memcpy(plain, from, 8 * stride);
+      if (reading_.channels % kGroup) plain[reading_.channels / kGroup] &= (1u << (reading_.channels % kGroup)) - 1;
+      if (!in_order(reading_)) quarter(plain, reading_.channels, reading_.quarter_words(), apart);
+      isa_->encode(in_order(reading_) ? plain : apart, to, into);
+    }
+  });
+  return {acts_.get(), zeros_.get(), height, width, row};
 }
 
 void Product::run(const uint64_t* bits, int count, int height, int width, int32_t* out) {
   const std::lock_guard lock(team_free_);
-  const size_t inside = static_cast<size_t>(height) * width, row = reading_.words() * static_cast<size_t>(isa_->act_bytes);
-  const Buffer<uint8_t> acts = encoded(*isa_, team_, bits, count * inside, reading_);
-  const Buffer<uint8_t> zeros(row);
+  PackedMap map = map_of(bits, count, height, width);
   const int out_height = size(height), out_width = size(width);
   const size_t locations = static_cast<size_t>(out_height) * out_width;
   const Counting counting{isa_, &weights_, &branches_, &reading_, outputs_, out_height, out_width};
-  for (int n = 0; n < count; ++n)
-    counting.run({acts.get() + n * inside * row, zeros.get(), height, width, row}, &team_, false,
+  for (int n = 0; n < count; ++n, map.data += map.row_bytes * height * width)
+    counting.run(map, &team_, false,
                  [](const Strip&) {},
                  [&](const Strip& strip, size_t block, int, const int32_t* differing, const int32_t* borders, int) {
                    const size_t o = block * kBlock;
-                   Integers t{strip.pixels, static_cast<int>(std::min<size_t>(kBlock, outputs_ - o)), strip.at};
-                   t.borders = borders, t.stride = outputs_;
+                   Integers t{};
+                   t.pixels = strip.pixels, t.columns = static_cast<int>(std::min<size_t>(kBlock, outputs_ - o));
+                   t.at = strip.at, t.borders = borders, t.stride = outputs_;
                    for (size_t b = 0; b < weights_.size(); ++b) {
                      t.differing = differing + b * kStrip * kBlock;
                      t.base = weights_[b].base() + o, t.base_stride = weights_[b].base_stride();

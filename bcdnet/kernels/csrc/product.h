@@ -4,8 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "team.h"
-#include "weights.h"
+#include "counting.h"
 
 namespace bcdnet {
 
@@ -23,6 +22,10 @@ class Product {
   void run(const uint64_t* bits, int count, int height, int width, int32_t* out);
 
  private:
+  size_t scratch_words() const { return 2 * words() + reading_.words(); }
+  // The bits in this set's form, which may be the bits themselves.
+  PackedMap map_of(const uint64_t* bits, size_t images, int height, int width);
+
   const Isa* isa_;
   Team team_;
   std::mutex team_free_;
@@ -30,6 +33,8 @@ class Product {
   Reading reading_;
   std::vector<Branch> branches_;
   std::vector<BinaryWeights> weights_;
+  Buffer<uint8_t> acts_, zeros_;  // kept from call to call, as new memory costs more than a small product
+  Buffer<uint32_t> scratch_;
 };
 
 // (count, channels, height, width) against (channels) or (count, channels) thresholds -> (count, height, width, words)

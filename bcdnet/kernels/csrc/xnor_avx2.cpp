@@ -162,7 +162,7 @@ struct Differing {
 
 }  // namespace
 
-extern const Isa kAvx2{"avx2", kActBytes, 8 * kBlock, encode, decode, pack_weights,
+extern const Isa kAvx2{"avx2", false, kActBytes, 8 * kBlock, encode, decode, pack_weights,
                        differing_with<Differing>, real, epilogue, pack, signs, averages, integers};
 
 }  // namespace bcdnet

@@ -51,32 +51,33 @@ struct Differing {
     const uint8_t* row[kPixels];
     auto count = [&](int w, auto add) {
       __m512i weight[kVectors];
-      for (int v = 0; v < kVectors; ++v) weight[v] = _mm512_load_si512(weights + 64 * v);
-      for (int p = 0; p < kPixels; ++p) {
+      unrolled<kVectors>([&](auto v) { weight[v] = _mm512_load_si512(weights + 64 * v); });
+      unrolled<kPixels>([&](auto p) {
         const __m512i a = _mm512_set1_epi32(static_cast<int>(word_at(row[p], w)));
-        for (int v = 0; v < kVectors; ++v) {
+        unrolled<kVectors>([&](auto v) {
           const __m512i differ = _mm512_popcnt_epi32(_mm512_xor_si512(a, weight[v]));
           sums[p][v] = add ? _mm512_add_epi32(sums[p][v], differ) : differ;
-        }
-      }
+        });
+      });
       weights += 4 * kBlock;
     };
-    for (int p = 0; p < kPixels; ++p) row[p] = rows[p];
+    unrolled<kPixels>([&](auto p) { row[p] = rows[p]; });
     count(0, std::false_type());  // nothing to add to yet, which is a third of the work where one word is all there is
-    for (int w = 1; w < words; ++w) count(w, std::true_type());
-    for (int s = 1; s < segments; ++s) {
+    for (int w = 1;; w = 0) {
+      for (; w < words; ++w) count(w, std::true_type());
+      if (--segments == 0) break;
       rows += kStrip;
-      for (int p = 0; p < kPixels; ++p) row[p] = rows[p];
-      for (int w = 0; w < words; ++w) count(w, std::true_type());
+      unrolled<kPixels>([&](auto p) { row[p] = rows[p]; });
     }
-    for (int p = 0; p < kPixels; ++p)
-      for (int v = 0; v < kVectors; ++v) _mm512_storeu_si512(out + p * kBlock + 16 * v, sums[p][v]);
+    unrolled<kPixels>([&](auto p) {
+      unrolled<kVectors>([&](auto v) { _mm512_storeu_si512(out + p * kBlock + 16 * v, sums[p][v]); });
+    });
   }
 };
 
 }  // namespace
 
-extern const Isa kAvx512{"avx512", kActBytes, 4 * kBlock, encode, decode, pack_weights,
+extern const Isa kAvx512{"avx512", true, kActBytes, 4 * kBlock, encode, decode, pack_weights,
                          differing_with<Differing>, real, epilogue, pack, signs, averages, integers};
 
 }  // namespace bcdnet

@@ -86,7 +86,7 @@ struct Differing {
 
 }  // namespace
 
-extern const Isa kNeon{"neon", kActBytes, 4 * kBlock, encode, decode, pack_weights,
+extern const Isa kNeon{"neon", true, kActBytes, 4 * kBlock, encode, decode, pack_weights,
                        differing_with<Differing>, real, epilogue, pack, signs, averages, integers};
 
 }  // namespace bcdnet

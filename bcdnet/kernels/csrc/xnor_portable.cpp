@@ -80,7 +80,7 @@ struct Differing {
 
 }  // namespace
 
-extern const Isa kPortable{"portable", kActBytes, 4 * kBlock, encode, decode, pack_weights,
+extern const Isa kPortable{"portable", true, kActBytes, 4 * kBlock, encode, decode, pack_weights,
                            differing_with<Differing>, real, epilogue, pack, signs, averages, integers};
 
 }  // namespace bcdnet
