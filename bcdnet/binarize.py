@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bcdnet import kernels
+
 
 def sign(x: Tensor) -> Tensor:
     """Return +1 where ``x >= 0`` and -1 elsewhere, in the shape and dtype of ``x``. It has no useful gradient."""
@@ -78,3 +80,49 @@ def binarize_weight(weight: Tensor) -> Tensor:
         Same shape, two values per output channel: ``+alpha_o`` and ``-alpha_o``.
     """
     return _WeightSign.apply(weight, weight_scale(weight))
+
+
+@torch.library.custom_op("bcdnet::sign_conv2d", mutates_args=(), device_types="cpu")
+def _sign_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    return kernels.sign_conv2d(x, weight, stride, torch.get_num_threads())
+
+
+@_sign_conv2d.register_fake
+def _(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    n, _, height, width = x.shape
+    shape = (n, -(-height // stride), -(-width // stride), weight.shape[0])
+    return x.new_empty(shape, dtype=torch.int32)
+
+
+class _BinaryConv2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(x.to(torch.int8), weight, scale)  # +-1, in a quarter of the memory
+        ctx.stride = stride
+        return (_sign_conv2d(x, weight, stride) * scale.flatten()).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, weight, scale = ctx.saved_tensors
+        real, padding, needed = sign(weight).mul_(scale), weight.shape[-1] // 2, (*ctx.needs_input_grad[:2], False)
+        strides, paddings = [ctx.stride] * 2, [padding] * 2
+        of_x, of_weight, _ = torch.ops.aten.convolution_backward(
+            grad, x.to(grad.dtype), real, None, strides, paddings, [1, 1], False, [0, 0], 1, needed
+        )
+        return of_x, of_weight * (weight.abs() <= 1), None, None
+
+
+def binary_conv2d(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
+    """``conv2d(x, binarize_weight(weight))`` with the products counted by the XNOR kernels, which are exact.
+
+    The gradients are those of :func:`binarize_weight` and of a convolution of real numbers.
+
+    Args:
+        x: +-1, float32 (N, C, H, W) on the CPU, C a multiple of 32.
+        weight: latent weights, (C_out, C, k, k), k 1 or 3; the padding is k // 2.
+        stride: 1 or 2.
+
+    Returns:
+        (N, C_out, H/stride, W/stride), channels last.
+    """
+    return _BinaryConv2d.apply(x, weight, weight_scale(weight), stride)

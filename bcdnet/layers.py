@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcdnet.binarize import binarize_activation, binarize_weight
+from bcdnet.binarize import binarize_activation, binarize_weight, binary_conv2d
 
 #: A branch is one letter: pointwise, short-range or long-range tokens.
 BRANCH_NAMES = {"P": "point", "S": "short", "L": "long"}
@@ -103,6 +103,8 @@ class BinaryConv2d(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride, self.padding = kernel_size, stride, kernel_size // 2
         self.binary = binary
+        #: While training on a CPU, count the products with the XNOR kernels: several times faster, and exact.
+        self.xnor = False
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         nn.init.kaiming_normal_(self.weight, mode="fan_in", nonlinearity="linear")
 
@@ -112,6 +114,9 @@ class BinaryConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H/stride, W/stride)."""
+        plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        if self.xnor and self.training and plain:
+            return binary_conv2d(x, self.weight, self.stride)
         return F.conv2d(x, self.effective_weight(), stride=self.stride, padding=self.padding)
 
     def extra_repr(self) -> str:

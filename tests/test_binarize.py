@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bcdnet.binarize import binarize_activation, binarize_weight, sign, weight_scale
+from bcdnet.binarize import binarize_activation, binarize_weight, binary_conv2d, sign, weight_scale
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -54,3 +54,18 @@ def test_weight_scale_is_the_mean_magnitude_of_each_filter() -> None:
     assert scale.shape == (2, 1, 1, 1)
     assert scale.flatten().tolist() == [3.0, 0.5]
     assert not scale.requires_grad
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("side", "stride"), [(3, 1), (3, 2), (1, 1)])
+def test_counted_convolution_equals_the_real_one(side: int, stride: int, compiled: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = binarize_activation(torch.randn(2, 64, 6, 5, generator=generator)).requires_grad_()
+    weight = torch.randn(48, 64, side, side, generator=generator).requires_grad_()
+    convolution = torch.compile(binary_conv2d) if compiled else binary_conv2d
+    got = convolution(x, weight, stride)
+    want = torch.nn.functional.conv2d(x, binarize_weight(weight), stride=stride, padding=side // 2)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-4)
+    grad = torch.randn(want.shape, generator=generator)
+    for mine, theirs in zip(*(torch.autograd.grad(y, (x, weight), grad) for y in (got, want)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-4)

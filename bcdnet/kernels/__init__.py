@@ -185,6 +185,35 @@ def binary_conv2d(bits: Tensor, weight: Tensor, channels: int, stride: int = 1, 
     return Product(weight, channels, stride, threads=threads)(bits)
 
 
+def sign_conv2d(x: Tensor, weight: Tensor, stride: int = 1, threads: int = 1) -> Tensor:
+    """Products of signs, the weights' taken anew; see :func:`bcdnet.kernels.reference.sign_conv2d`.
+
+    Operands that are ``channels_last`` are read as they are, others are copied.
+
+    Raises:
+        KernelError: operands that do not fit.
+    """
+    outputs, channels = weight.shape[:2] if weight.ndim == 4 else (0, 0)
+    good = x.dtype == weight.dtype == torch.float32 and x.ndim == 4 and 0 not in x.shape and x.shape[1] == channels
+    if not good or channels % 32 or weight.shape[2:] not in ((1, 1), (3, 3)) or not outputs or stride not in (1, 2):
+        raise KernelError(f"weights {tuple(weight.shape)} do not fit a map of shape {tuple(x.shape)}.")
+    _check_sizes(channels, x.shape[2:])
+    check_threads(threads)
+    isa = active()
+    if isa == REFERENCE:
+        return reference.sign_conv2d(x, weight, stride)
+    n, _, height, width = x.shape
+    out = torch.empty(n, -(-height // stride), -(-width // stride), outputs, dtype=torch.int32)
+    maps, rows = (_plain(values.permute(0, 2, 3, 1)).numpy() for values in (x, weight))
+    _sign_product(isa, threads).run(maps, rows, stride, out.numpy())
+    return out
+
+
+@functools.cache
+def _sign_product(isa: str, threads: int) -> Any:
+    return _native.SignProduct(isa, threads)
+
+
 def binary_mlp(
     bits: Tensor, weight: Tensor, branches: str, channels: int, long_range: int | str = "half", threads: int = 1
 ) -> Tensor:

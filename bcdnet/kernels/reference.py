@@ -45,6 +45,22 @@ def binary_conv2d(bits: Tensor, weight: Tensor, channels: int, stride: int = 1, 
     return _conv(from_words(bits, channels), from_bytes(weight, channels), stride).permute(0, 2, 3, 1).int()
 
 
+def sign_conv2d(x: Tensor, weight: Tensor, stride: int = 1, threads: int = 1) -> Tensor:
+    """Products of the signs of a map with the signs of real weights, which training computes anew in every step.
+
+    Args:
+        x: float32 (N, C, H, W), C a multiple of 32.
+        weight: float32 (O, C, k, k), k 1 or 3.
+        stride: 1 or 2.
+        threads: of the compiled kernels; without effect here.
+
+    Returns:
+        int32 (N, H/stride, W/stride, O).
+    """
+    signs, weight = ((values >= 0).float().mul_(2).sub_(1) for values in (x, weight))
+    return _conv(signs, weight, stride).permute(0, 2, 3, 1).int()
+
+
 def binary_mlp(
     bits: Tensor, weight: Tensor, branches: str, channels: int, long_range: int | str = "half", threads: int = 1
 ) -> Tensor:

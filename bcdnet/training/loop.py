@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from bcdnet import kernels
 from bcdnet.evaluate import evaluating, wilson_interval
+from bcdnet.layers import BinaryConv2d
 from bcdnet.model import Network
 from bcdnet.training.distillation import distillation_loss
 from bcdnet.training.monitor import Monitor, signs_of, weight_statistics
@@ -43,6 +45,9 @@ class Learner(nn.Module):
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.label_smoothing = label_smoothing
+        for module in network.modules():
+            if isinstance(module, BinaryConv2d):
+                module.xnor = kernels.active() != kernels.REFERENCE and module.binary and module.in_channels % 32 == 0
         # Fusing element-wise passes saves about a quarter of a step; inductor needs a C++ compiler for it.
         can_compile = compiled and any(shutil.which(name) for name in ("g++", "c++", "clang++"))
         self._logits = torch.compile(network.head_logits) if can_compile else network.head_logits

@@ -207,6 +207,47 @@ def test_mlps_are_exact(isa: str, case: tuple, threads: int) -> None:
     assert found.dtype == expected.dtype == torch.int32 and torch.equal(found, expected)
 
 
+# N, C, O, H, W, kernel, stride
+TRAINED = [(1, 32, 1, 1, 1, 3, 1), (2, 96, 65, 5, 9, 3, 2), (3, 160, 33, 7, 4, 3, 1), (2, 64, 130, 6, 6, 1, 1)]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("case", TRAINED, ids=str)
+@pytest.mark.parametrize("isa", ALL)
+def test_products_of_real_signs_are_exact(isa: str, case: tuple[int, ...], channels_last: bool) -> None:
+    n, channels, outputs, height, width, side, stride = case
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randint(-2, 3, (n, channels, height, width), generator=generator).float()  # zeros are +1
+    weight = torch.randint(-2, 3, (outputs, channels, side, side), generator=generator).float()
+    signs, real = (torch.where(values >= 0, 1.0, -1.0).double() for values in (x, weight))
+    want = torch.nn.functional.conv2d(signs, real, stride=stride, padding=side // 2).permute(0, 2, 3, 1).int()
+    if channels_last:
+        x, weight = (values.to(memory_format=torch.channels_last) for values in (x, weight))
+    with use_isa(isa):
+        for threads in (1, 2):  # twice each: memory is kept from call to call
+            for operands in ((x, weight), (-x, weight), (x, weight)):
+                got = kernels.sign_conv2d(*operands, stride, threads)
+            assert got.dtype == torch.int32
+            assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("isa", ALL)
+def test_products_of_real_signs_refuse_what_does_not_fit(isa: str) -> None:
+    x, weight = torch.ones(1, 32, 4, 4), torch.ones(2, 32, 3, 3)
+    for operands in (
+        (x, weight[:, :31]),
+        (x[:, :31], weight[:, :31]),
+        (x.double(), weight),
+        (x[0], weight),
+        (x, weight[..., :2]),
+        (x, weight[:0]),
+        (x, weight, 3),
+        (x, weight, 1, 0),
+    ):
+        with use_isa(isa), pytest.raises(KernelError):
+            kernels.sign_conv2d(*operands)
+
+
 @pytest.mark.parametrize("isa", COMPILED)
 def test_random_shapes_are_exact(isa: str) -> None:
     g = random(2022)

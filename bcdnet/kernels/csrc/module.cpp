@@ -232,6 +232,25 @@ NB_MODULE(_native, m) {
              product.run(reinterpret_cast<const uint64_t*>(bits.data()), static_cast<int>(bits.shape(0)), height, width, out.data());
            }, "bits"_a, "out"_a);
 
+  nb::class_<SignProduct>(m, "SignProduct")
+      .def("__init__", [](SignProduct* product, const std::string& isa, int threads) {
+             require(threads > 0 && threads <= 1024, "threads are 1 to 1,024");
+             new (product) SignProduct(isa, threads);
+           }, "isa"_a, "threads"_a)
+      .def("run", [](SignProduct& product, const Array<const float, nb::ndim<4>>& x,
+                     const Array<const float, nb::ndim<4>>& weight, int stride, const Array<int32_t, nb::ndim<4>>& out) {
+             const int height = side(x.shape(1)), width = side(x.shape(2));
+             const Reading reading = reading_of(static_cast<int>(x.shape(3)), static_cast<int>(weight.shape(1)), stride, "");
+             require(x.shape(3) % kGroup == 0 && weight.shape(2) == weight.shape(1) && weight.shape(3) == x.shape(3) &&
+                         weight.shape(0) > 0, "shape of the weights");
+             require(out.shape(0) == x.shape(0) && out.shape(1) == static_cast<size_t>(reading.size(height)) &&
+                         out.shape(2) == static_cast<size_t>(reading.size(width)) && out.shape(3) == weight.shape(0),
+                     "shape of the result");
+             const nb::gil_scoped_release release;
+             product.run(x.data(), static_cast<int>(x.shape(0)), height, width, weight.data(),
+                         static_cast<int>(weight.shape(0)), reading, out.data());
+           }, "x"_a, "weight"_a, "stride"_a, "out"_a);
+
   m.def("pack_signs", [](const std::string& isa, const Images& x, const Floats& thresholds, const Array<int64_t, nb::ndim<4>>& bits) {
     const size_t n = x.shape(0), c = x.shape(1);
     require(thresholds.size() == (thresholds.ndim() == 2 ? n * c : c), "thresholds");

@@ -6,8 +6,28 @@
 namespace bcdnet {
 namespace {
 
-// The location's words start every quarter anew, or do so as they are.
-bool in_order(const Reading& reading) { return !reading.quartered || reading.channels % (4 * kGroup) == 0; }
+// Of `count` maps, the first of which is `map`; out: (branches or 1, count, out_height, out_width, outputs).
+void products(const Isa& isa, Team& team, PackedMap map, int count, const Reading& reading,
+              const std::vector<BinaryWeights>& weights, const std::vector<Branch>& branches, int outputs, int32_t* out) {
+  const int out_height = reading.size(map.height), out_width = reading.size(map.width);
+  const size_t locations = static_cast<size_t>(out_height) * out_width;
+  const Counting counting{&isa, &weights, &branches, &reading, outputs, out_height, out_width};
+  for (int n = 0; n < count; ++n, map.data += map.row_bytes * map.height * map.width)
+    counting.run(map, &team, false,
+                 [](const Strip&) {},
+                 [&](const Strip& strip, size_t block, int, const int32_t* differing, const int32_t* borders, int) {
+                   const size_t o = block * kBlock;
+                   Integers t{};
+                   t.pixels = strip.pixels, t.columns = static_cast<int>(std::min<size_t>(kBlock, outputs - o));
+                   t.at = strip.at, t.borders = borders, t.stride = outputs;
+                   for (size_t b = 0; b < weights.size(); ++b) {
+                     t.differing = differing + b * kStrip * kBlock;
+                     t.base = weights[b].base() + o, t.base_stride = weights[b].base_stride();
+                     t.out = out + (b * count + n) * locations * outputs + o;
+                     isa.integers(t);
+                   }
+                 });
+}
 
 }  // namespace
 
@@ -23,7 +43,7 @@ Product::Product(const std::string& isa, int threads, const uint8_t* bits, int o
 
 PackedMap Product::map_of(const uint64_t* bits, size_t images, int height, int width) {
   const size_t stride = words(), into = reading_.words(), locations = images * height * width;
-  const bool whole = reading_.channels % kGroup == 0 && in_order(reading_);
+  const bool whole = reading_.channels % kGroup == 0 && !reading_.quartered;
   if (isa_->plain && whole) return {reinterpret_cast<const uint8_t*>(bits), zeros_.get(), height, width, 8 * stride};
   const size_t row = into * isa_->act_bytes;
   acts_.reserve(locations * row);
@@ -39,8 +59,8 @@ PackedMap Product::map_of(const uint64_t* bits, size_t images, int height, int w
       }
       std::memcpy(plain, from, 8 * stride);
       if (reading_.channels % kGroup) plain[reading_.channels / kGroup] &= (1u << (reading_.channels % kGroup)) - 1;
-      if (!in_order(reading_)) quarter(plain, reading_.channels, reading_.quarter_words(), apart);
-      isa_->encode(in_order(reading_) ? plain : apart, to, into);
+      if (reading_.quartered) quarter(plain, reading_.channels, reading_.quarter_words(), apart);
+      isa_->encode(reading_.quartered ? apart : plain, to, into);
     }
   });
   return {acts_.get(), zeros_.get(), height, width, row};
@@ -48,25 +68,21 @@ PackedMap Product::map_of(const uint64_t* bits, size_t images, int height, int w
 
 void Product::run(const uint64_t* bits, int count, int height, int width, int32_t* out) {
   const std::lock_guard lock(team_free_);
-  PackedMap map = map_of(bits, count, height, width);
-  const int out_height = size(height), out_width = size(width);
-  const size_t locations = static_cast<size_t>(out_height) * out_width;
-  const Counting counting{isa_, &weights_, &branches_, &reading_, outputs_, out_height, out_width};
-  for (int n = 0; n < count; ++n, map.data += map.row_bytes * height * width)
-    counting.run(map, &team_, false,
-                 [](const Strip&) {},
-                 [&](const Strip& strip, size_t block, int, const int32_t* differing, const int32_t* borders, int) {
-                   const size_t o = block * kBlock;
-                   Integers t{};
-                   t.pixels = strip.pixels, t.columns = static_cast<int>(std::min<size_t>(kBlock, outputs_ - o));
-                   t.at = strip.at, t.borders = borders, t.stride = outputs_;
-                   for (size_t b = 0; b < weights_.size(); ++b) {
-                     t.differing = differing + b * kStrip * kBlock;
-                     t.base = weights_[b].base() + o, t.base_stride = weights_[b].base_stride();
-                     t.out = out + (b * count + n) * locations * outputs_ + o;
-                     isa_->integers(t);
-                   }
-                 });
+  products(*isa_, team_, map_of(bits, count, height, width), count, reading_, weights_, branches_, outputs_, out);
+}
+
+void SignProduct::run(const float* x, int count, int height, int width, const float* weight, int outputs,
+                      const Reading& reading, int32_t* out) {
+  const std::lock_guard lock(team_free_);
+  const size_t words = reading.words(), row = words * isa_->act_bytes;
+  const Buffer<float> thresholds(reading.channels);
+  zeros_.reserve(row), acts_.reserve(row * count * height * width);
+  team_.loop(static_cast<size_t>(count) * height * width, [&](size_t first, size_t last, int) {
+    for (size_t i = first; i < last; ++i)
+      isa_->pack(x + i * reading.channels, thresholds.get(), acts_.get() + i * row, words);
+  });
+  weights_[0].take_signs(*isa_, team_, weight, outputs, reading);
+  products(*isa_, team_, {acts_.get(), zeros_.get(), height, width, row}, count, reading, weights_, {}, outputs, out);
 }
 
 void pack_signs(const std::string& name, const float* x, int count, int channels, int height, int width,

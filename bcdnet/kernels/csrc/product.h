@@ -14,7 +14,7 @@ class Product {
   // bits: (branches or 1, outputs, taps, bytes of 8 channels)
   Product(const std::string& isa, int threads, const uint8_t* bits, int outputs, const Reading& reading,
           std::vector<Branch> branches);
-  int size(int side) const { return (side + 2 * (reading_.kernel / 2) - reading_.kernel) / reading_.stride + 1; }
+  int size(int side) const { return reading_.size(side); }
   int outputs() const { return outputs_; }
   int terms() const { return static_cast<int>(weights_.size()); }
   int words() const { return (reading_.channels + 63) / 64; }
@@ -35,6 +35,24 @@ class Product {
   std::vector<BinaryWeights> weights_;
   Buffer<uint8_t> acts_, zeros_;  // kept from call to call, as new memory costs more than a small product
   Buffer<uint32_t> scratch_;
+};
+
+// Products of the signs of real maps with the signs of real weights, as training computes them: the memory is kept from
+// call to call, the weights are not.
+class SignProduct {
+ public:
+  SignProduct(const std::string& isa, int threads) : isa_(&required(isa)), team_(threads), weights_(1) {}
+  // x: (count, height, width, channels), weight: (outputs, kernel, kernel, channels), channels in multiples of 32;
+  // out: (count, ceil(height / stride), ceil(width / stride), outputs)
+  void run(const float* x, int count, int height, int width, const float* weight, int outputs, const Reading& reading,
+           int32_t* out);
+
+ private:
+  const Isa* isa_;
+  Team team_;
+  std::mutex team_free_;
+  std::vector<BinaryWeights> weights_;
+  Buffer<uint8_t> acts_, zeros_;
 };
 
 // (count, channels, height, width) against (channels) or (count, channels) thresholds -> (count, height, width, words)

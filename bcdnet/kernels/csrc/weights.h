@@ -50,15 +50,21 @@ struct Branch {
 struct Reading {
   int channels, kernel, stride;
   bool quartered;  // the channels of each quarter start at a word of their own
+  int size(int side) const { return (side + 2 * (kernel / 2) - kernel) / stride + 1; }
   int words() const;          // 32-bit words of one location
   int quarter_words() const;  // of one quarter, if quartered
 };
 
+class Team;
+
 // Binary weights of one branch, ready for the kernels, and the bits they count for taps outside the map.
 class BinaryWeights {
  public:
-  // plain: (outputs, taps, words of 32 channels)
+  BinaryWeights() = default;
+  // bits: (outputs, taps, bytes of 8 channels)
   BinaryWeights(const Isa& isa, const uint8_t* bits, int outputs, const Reading& reading);
+  // Takes the signs of real weights (outputs, taps, channels) in place of what was there; channels in multiples of 32.
+  void take_signs(const Isa& isa, Team& team, const float* weights, int outputs, const Reading& reading);
   const uint8_t* block(size_t b) const { return packed_.get() + b * block_bytes_; }
   size_t block_bytes() const { return block_bytes_; }
   // (16, outputs): by border (1 top, 2 bottom, 4 left, 8 right missing), valid taps * channels + 2 * bits of the others.
@@ -67,7 +73,11 @@ class BinaryWeights {
   size_t base_stride() const { return outputs_; }
 
  private:
+  void make_room(const Isa& isa, int outputs, const Reading& reading);
+  void set_bases(const Reading& reading);
+
   Buffer<uint8_t> packed_;
+  Buffer<int32_t> ones_;  // (outputs, taps)
   Buffer<int32_t> base_;
   Buffer<float> real_base_;
   size_t block_bytes_ = 0, outputs_ = 0;
