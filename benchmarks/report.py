@@ -164,6 +164,27 @@ def agreement_tables(document: Mapping[str, Any]) -> dict[str, str]:
     return {"agreement": table([*head, "median difference of logits"], body), "conditions-agreement": conditions_}
 
 
+def training_tables(document: Mapping[str, Any]) -> dict[str, str]:
+    """Blocks "training", "training-ratios" and "conditions-training"."""
+    seconds, memory = document["seconds"], document["memory"]
+    body = [
+        [kind, f"{found['median']:.2f} ({min(found['all']):.2f} – {max(found['all']):.2f})", _mebibytes(memory[kind])]
+        for kind, found in seconds.items()
+    ]
+    ratios = [[name, f"{ratio:.2f}"] for name, ratio in document["ratios"].items()]
+    rounds = len(next(iter(seconds.values()))["all"])
+    conditions_ = f"{document['machine']['cpu']}, {document['threads']} threads, batch {document['batch']}, {rounds} rounds."
+    return {
+        "training": table(["network", "s a step (quickest – slowest)", "MiB for a step"], body),
+        "training-ratios": table(["ratio", ""], ratios),
+        "conditions-training": conditions_,
+    }
+
+
+def _mebibytes(memory: Mapping[str, int]) -> str:
+    return f"{memory['step'] / 2**20:,.0f}"
+
+
 def product_name(shape: Mapping[str, Any]) -> str:
     """Such as "3×3 512→512, 14×14" and "/2" for stride 2; "3 branches" for an MLP."""
     name = f"{shape['kernel']}×{shape['kernel']} {shape['inputs']}→{shape['outputs']}"
@@ -269,12 +290,13 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of JSON files")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of benchmarks.md")
     arguments = parser.parse_args()
-    networks, layers, agreement = (
+    networks, layers, agreement, training = (
         json.loads((arguments.results / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("networks", "layers", "agreement")
+        for name in ("networks", "layers", "agreement", "training")
     )
     page = arguments.docs / "benchmarks.md"
     blocks = network_tables(networks) | layer_tables(layers) | agreement_tables(agreement)
+    blocks |= training_tables(training)
     text = fill(page.read_text(encoding="utf-8"), blocks)
     write_atomically(arguments.docs / "benchmarks.svg", draw(networks, layers))
     write_atomically(page, text.encode())

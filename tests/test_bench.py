@@ -344,10 +344,10 @@ def test_a_page_is_filled_where_it_says() -> None:
 def test_the_page_shows_the_results_that_are_shipped() -> None:
     found = {
         name: json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
-        for name in ("networks", "layers", "agreement")
+        for name in ("networks", "layers", "agreement", "training")
     }
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     blocks = report.network_tables(found["networks"]) | report.layer_tables(found["layers"])
-    blocks |= report.agreement_tables(found["agreement"])
+    blocks |= report.agreement_tables(found["agreement"]) | report.training_tables(found["training"])
     assert report.fill(page, blocks) == page, "run `python -m benchmarks.report`"
     assert report.draw(found["networks"], found["layers"]).startswith(b"<?xml")
