@@ -173,7 +173,8 @@ def training_tables(document: Mapping[str, Any]) -> dict[str, str]:
     ]
     ratios = [[name, f"{ratio:.2f}"] for name, ratio in document["ratios"].items()]
     rounds = len(next(iter(seconds.values()))["all"])
-    conditions_ = f"{document['machine']['cpu']}, {document['threads']} threads, batch {document['batch']}, {rounds} rounds."
+    cpu, threads, batch = document["machine"]["cpu"], document["threads"], document["batch"]
+    conditions_ = f"{cpu}, {threads} threads, batch {batch}, {rounds} rounds."
     return {
         "training": table(["network", "s a step (quickest – slowest)", "MiB for a step"], body),
         "training-ratios": table(["ratio", ""], ratios),
