@@ -82,7 +82,7 @@ def binarize_weight(weight: Tensor) -> Tensor:
     return _WeightSign.apply(weight, weight_scale(weight))
 
 
-@torch.library.custom_op("bcdnet::sign_conv2d", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("bcdnet::sign_conv2d", mutates_args=())
 def _sign_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     return kernels.sign_conv2d(x, weight, stride, torch.get_num_threads())
 

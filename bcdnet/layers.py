@@ -103,7 +103,7 @@ class BinaryConv2d(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride, self.padding = kernel_size, stride, kernel_size // 2
         self.binary = binary
-        #: While training on a CPU, count the products with the XNOR kernels: several times faster, and exact.
+        #: While training on a CPU in float32, count the products with the XNOR kernels, which are exact.
         self.xnor = False
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         nn.init.kaiming_normal_(self.weight, mode="fan_in", nonlinearity="linear")

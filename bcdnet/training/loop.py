@@ -48,7 +48,7 @@ class Learner(nn.Module):
         for module in network.modules():
             if isinstance(module, BinaryConv2d):
                 module.xnor = kernels.active() != kernels.REFERENCE and module.binary and module.in_channels % 32 == 0
-        # Fusing element-wise passes saves about a quarter of a step; inductor needs a C++ compiler for it.
+        # Fusing element-wise passes shortens a step (benchmarks.training); inductor needs a C++ compiler for it.
         can_compile = compiled and any(shutil.which(name) for name in ("g++", "c++", "clang++"))
         self._logits = torch.compile(network.head_logits) if can_compile else network.head_logits
 

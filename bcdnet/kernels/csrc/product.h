@@ -37,8 +37,8 @@ class Product {
   Buffer<uint32_t> scratch_;
 };
 
-// Products of the signs of real maps with the signs of real weights, as training computes them: the memory is kept from
-// call to call, the weights are not.
+// Products of the signs of real maps with the signs of real weights, as training computes them: weights are new in every
+// call; the memory of maps and packed weights is kept.
 class SignProduct {
  public:
   SignProduct(const std::string& isa, int threads) : isa_(&required(isa)), team_(threads), weights_(1) {}
