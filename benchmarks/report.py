@@ -168,7 +168,7 @@ def training_tables(document: Mapping[str, Any]) -> dict[str, str]:
     """Blocks "training", "training-ratios" and "conditions-training"."""
     seconds, memory = document["seconds"], document["memory"]
     body = [
-        [kind, f"{found['median']:.2f} ({min(found['all']):.2f} – {max(found['all']):.2f})", _mebibytes(memory[kind])]
+        [kind, _with_range(found, 1, "{:.2f}"), _with_range(memory[kind], 2**20, "{:,.0f}")]
         for kind, found in seconds.items()
     ]
     ratios = [[name, f"{ratio:.2f}"] for name, ratio in document["ratios"].items()]
@@ -176,14 +176,17 @@ def training_tables(document: Mapping[str, Any]) -> dict[str, str]:
     cpu, threads, batch = document["machine"]["cpu"], document["threads"], document["batch"]
     conditions_ = f"{cpu}, {threads} threads, batch {batch}, {rounds} rounds."
     return {
-        "training": table(["network", "s a step (quickest – slowest)", "MiB for a step"], body),
+        "training": table(["network", "s a step (quickest – slowest)", "MiB for a step (least – most)"], body),
         "training-ratios": table(["ratio", ""], ratios),
         "conditions-training": conditions_,
     }
 
 
-def _mebibytes(memory: Mapping[str, int]) -> str:
-    return f"{memory['step'] / 2**20:,.0f}"
+def _with_range(found: Mapping[str, Any], unit: float, form: str) -> str:
+    median, least, most = (
+        form.format(value / unit) for value in (found["median"], min(found["all"]), max(found["all"]))
+    )
+    return f"{median} ({least} – {most})"
 
 
 def product_name(shape: Mapping[str, Any]) -> str:
