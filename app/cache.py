@@ -87,12 +87,16 @@ class Model:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture somebody looks at. ``key`` names it in caches; ``label`` is the true class, if known."""
+    """A picture somebody looks at. ``key`` names it in caches; ``label`` is the true class, if known.
+
+    ``test_index`` is its number in the test set, None for an uploaded one.
+    """
 
     key: str
     image: Image.Image = field(compare=False)
     label: int | None = None
     notes: tuple[str, ...] = ()
+    test_index: int | None = None
 
 
 @dataclass(frozen=True)
@@ -241,6 +245,12 @@ def root() -> Path:
     return Path(os.environ.get("BCDNET_CHECKPOINTS") or assets_dir())
 
 
+def checkpoint_name(model: Model) -> str:
+    """The file of a model as one would name it from the project's folder; nothing of the server's own folders."""
+    inside = model.path.relative_to(root().resolve())
+    return str(inside if os.environ.get("BCDNET_CHECKPOINTS") else Path("assets") / inside)
+
+
 @st.cache_data(show_spinner=False, max_entries=8, hash_funcs=HASH)
 def scatter_points(models: tuple[Model, ...]) -> pd.DataFrame:
     """See :func:`analysis.tradeoffs.scatter_points`, with the models on offer."""
@@ -298,7 +308,7 @@ def test_picture(index: int) -> Picture:
     """One image of the test set."""
     data = test_set()
     assert data is not None
-    return Picture(f"test-{index}", data.images[index], int(data.labels[index]))
+    return Picture(f"test-{index}", data.images[index], int(data.labels[index]), test_index=index)
 
 
 @st.cache_data(show_spinner=False, max_entries=32)

@@ -5,7 +5,7 @@ import streamlit as st
 
 from analysis.figures import receptive_field as figures
 from app import cache, state
-from app.widgets import selection, words
+from app.widgets import figure, selection, words
 
 model, picture = selection.chosen()
 layers = cache.layers(model)
@@ -45,18 +45,29 @@ def exact() -> None:
             help="Share of the set that is reached only by paths that leave the map and come back in.",
         )
         growth = cache.receptive_field_growth(model, *_last_token(layer, row, col))
-        st.plotly_chart(
+        figure.show(
             figures.growth_curve({model.title: growth}, {model.title: model.id}, size=300),
-            config={"displayModeBar": False},
-            alt="Share of the picture that one location can see, growing from layer to layer",
+            "field-growth",
+            "Share of the picture that one location can see, growing from layer to layer",
+            growth,
+            figure.loading(model) + "from analysis.figures.receptive_field import growth_curve\n"
+            "from analysis.receptive_field import receptive_field_growth\n\n"
+            f"growth = receptive_field_growth(model, *{_last_token(layer, row, col)})\n"
+            f"figure = growth_curve({{{model.title!r}: growth}}, {{{model.title!r}: {model.id!r}}}, size=300)\n",
         )
         st.caption("How the field grows from the stem to the last layer, for the location over the same place.")
     with drawing:
         words.badge("computed", "exact for the architecture; no weights, no rounding")
-        st.plotly_chart(
+        figure.show(
             figures.receptive_set(field, plain, image),
-            config={"displayModeBar": False},
-            alt=f"{field.mean():.0%} of the pixels can reach row {row}, column {col} of {layer}",
+            "exact-field",
+            f"{field.mean():.0%} of the pixels can reach row {row}, column {col} of {layer}",
+            {"field": field, "without_wrapping": plain},
+            figure.loading(model, picture) + "from analysis.figures.receptive_field import receptive_set\n"
+            "from analysis.receptive_field import exact_receptive_field\n\n"
+            f"field = exact_receptive_field(model, {layer!r}, {row}, {col})\n"
+            f"plain = exact_receptive_field(model, {layer!r}, {row}, {col}, wrap=False)\n"
+            "figure = receptive_set(field, plain, image)\n",
         )
     st.subheader("How much each pixel counts")
     effective(layer, row, col, field)
@@ -103,11 +114,20 @@ def effective(layer: str, row: int, col: int, field: np.ndarray) -> None:
         with words.progress(slow) as report:
             erf = cache.effective_receptive_field(model, layer, row, col, n, method, report)
         words.badge("measured", f"mean over {erf.n} test images, {erf.method}")
-        st.plotly_chart(
+        figure.show(
             figures.erf_heatmap(erf, field, log=log),
-            config={"displayModeBar": False},
-            alt=f"Effective receptive field of row {row}, column {col} of {layer}: half of the effect comes from "
+            "effective-field",
+            f"Effective receptive field of row {row}, column {col} of {layer}: half of the effect comes from "
             f"{erf.area[50]:.0%} of the pixels",
+            {"effective": erf.map, "exact": field},
+            figure.loading(model) + "from analysis.figures.receptive_field import erf_heatmap\n"
+            "from analysis.receptive_field import effective_receptive_field, exact_receptive_field\n"
+            "from bcdnet.data import Preprocess, open_dataset\n\n"
+            "how = Preprocess.from_dict(model.card['preprocess'])\n"
+            f"images, _ = next(open_dataset('fashion-mnist').batches(how, {n}))\n"
+            f"erf = effective_receptive_field(model, images, {layer!r}, {row}, {col}, {method!r})\n"
+            f"field = exact_receptive_field(model, {layer!r}, {row}, {col})\n"
+            f"figure = erf_heatmap(erf, field, log={log})\n",
         )
     with controls:
         st.markdown("Smallest share of the pixels that holds …")

@@ -7,7 +7,7 @@ import streamlit as st
 from analysis.figures import sampling as figures
 from analysis.sampling import distinct_sources
 from app import cache, state
-from app.widgets import selection, words
+from app.widgets import figure, selection, words
 
 model, picture = selection.chosen()
 layers = cache.layers(model)
@@ -44,14 +44,19 @@ def explore() -> None:
         _explain(about, merged)
     with drawing:
         words.badge("computed", f"from the architecture and the weights of {model.title}")
-        st.plotly_chart(
+        figure.show(
             figures.token_grid(sources, about.in_height, about.in_width, np.asarray(cache.seen(model, picture).image)),
+            "sampled-tokens",
+            f"Grid of {about.in_height} by {about.in_width} tokens; row {row}, column {col} of {layer} reads "
+            f"{len(merged)} sources.",
+            sources,
+            figure.loading(model, picture)
+            + "from analysis.figures.sampling import token_grid\nfrom analysis.sampling import token_sources\n\n"
+            f"sources = token_sources(model, {layer!r}, {row}, {col})\n"
+            f"figure = token_grid(sources, {about.in_height}, {about.in_width}, image)\n",
             key="sampling_map",
             on_select=lambda: _go_to_clicked(layer),
             selection_mode="points",
-            config={"displayModeBar": False},
-            alt=f"Grid of {about.in_height} by {about.in_width} tokens; row {row}, column {col} of {layer} reads "
-            f"{len(merged)} sources.",
         )
         st.caption("Click a token, or type its row and column. The picture lies under the grid for orientation.")
     with st.expander("The same as a table", icon=":material/table:"):

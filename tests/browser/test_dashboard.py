@@ -252,3 +252,24 @@ def test_a_token_clicked_or_typed_is_looked_at_on_the_next_page_too(visit: Visit
     expect(row).to_have_value("5")
     expect(column).to_have_value("2")
     visit.fine()
+
+
+def test_a_figure_and_its_data_are_saved(visit: Visit) -> None:
+    visit.go("Sampling patterns")
+    visit.ready("Sampling patterns")
+    visit.settled()
+    visit.page.get_by_test_id("stMain").get_by_role("button", name="Export").click()
+    saved = {}
+    for kind in ("PNG", "SVG", "Data (CSV)"):
+        with visit.page.expect_download() as download:
+            visit.page.get_by_role("button", name=kind).click()
+        saved[download.value.suggested_filename] = Path(download.value.path()).read_bytes()
+    assert set(saved) == {"sampled-tokens.png", "sampled-tokens.svg", "sampled-tokens.csv"}
+    box = visit.page.locator(".st-key-sampling_map .main-svg").first.bounding_box()
+    assert box is not None
+    with Image.open(io.BytesIO(saved["sampled-tokens.png"])) as picture:
+        assert picture.size == (int(2 * box["width"]), int(2 * box["height"]))
+        assert len(set(picture.convert("RGB").resize((64, 64)).get_flattened_data())) > 20  # drawn, not blank
+    assert saved["sampled-tokens.svg"].startswith(b"<svg") and b"<path" in saved["sampled-tokens.svg"]
+    assert saved["sampled-tokens.csv"].startswith(b"branch,quarter,")
+    visit.fine()
