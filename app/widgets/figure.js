@@ -1,7 +1,21 @@
 // Saves the chart of a given key as it stands on the page: its theme, zoom and hidden traces included.
 const SVG = "http://www.w3.org/2000/svg"
 
-function drawing(key) {
+// The page's own font, to go with the file: lines are cut to its width.
+async function font(family) {
+  const rules = [...document.styleSheets].flatMap(sheet => [...sheet.cssRules])
+  const named = rules.filter(rule => rule instanceof CSSFontFaceRule
+    && family.includes(rule.style.getPropertyValue("font-family").replaceAll('"', ""))
+    && rule.style.getPropertyValue("font-style") !== "italic")
+  const [, url] = named[0]?.cssText.match(/url\("([^"]+)"\)/) ?? []
+  if (!url) return ""
+  const reader = new FileReader()
+  const blob = await (await fetch(new URL(url, named[0].parentStyleSheet.href ?? document.baseURI))).blob()
+  await new Promise(resolve => { reader.onload = resolve; reader.readAsDataURL(blob) })
+  return named[0].cssText.replace(/src:[^;]+;/, `src: url("${reader.result}");`)
+}
+
+async function drawing(key) {
   const layers = document.querySelectorAll(`.st-key-${CSS.escape(key)} .js-plotly-plot .main-svg`)
   if (!layers.length) throw new Error("The figure is not drawn yet; wait a moment and try again.")
   const { width, height } = layers[0].getBoundingClientRect()
@@ -12,7 +26,9 @@ function drawing(key) {
   ground.setAttribute("width", "100%")
   ground.setAttribute("height", "100%")
   ground.setAttribute("fill", getComputedStyle(document.querySelector(".stApp")).backgroundColor)
-  svg.append(ground, ...[...layers].map(layer => layer.cloneNode(true)))
+  const style = document.createElementNS(SVG, "style")
+  style.textContent = await font(getComputedStyle(layers[0].querySelector("text") ?? layers[0]).fontFamily)
+  svg.append(style, ground, ...[...layers].map(layer => layer.cloneNode(true)))
   return { text: new XMLSerializer().serializeToString(svg), width, height }
 }
 
@@ -32,7 +48,7 @@ async function png({ text, width, height }) {
 }
 
 async function save(key, name, kind) {
-  const found = drawing(key)
+  const found = await drawing(key)
   const blob = kind === "svg" ? new Blob([found.text], { type: "image/svg+xml" }) : await png(found)
   const link = document.createElement("a")
   link.href = URL.createObjectURL(blob)
