@@ -5,9 +5,12 @@ import streamlit as st
 from analysis.binarization import branch_order
 from analysis.figures import binarization as figures
 from app import cache, state
-from app.widgets import selection, words
+from app.widgets import figure, selection, words
 
 _MEASURES = {"l1": "L1, the paper's Eq. 23", "relative": "relative to mean |W|", "mse": "mean square"}
+#: Beside the picture, for thresholds that follow it: the first of the test set.
+_NUMBER = 32
+_OTHERS = f"next(open_dataset('fashion-mnist').batches(Preprocess.from_dict(model.card['preprocess']), {_NUMBER}))[0]"
 
 model, picture = selection.chosen()
 errors = cache.binarization_error(model)
@@ -53,11 +56,16 @@ with right:
 shown = errors[errors.layer.isin(order.layer)] if where == "MLPs only" and len(order) else errors
 with left:
     words.badge("computed", f"from the weights of {model.title}")
-    st.plotly_chart(
+    figure.show(
         figures.error_bars(shown, measure),
-        config={"displayModeBar": False},
-        alt=f"Binarization error of {shown.layer.nunique()} layers; largest in "
-        f"{shown.sort_values(measure).layer.iloc[-1]}",
+        "binarization-error",
+        f"Binarization error of {shown.layer.nunique()} layers; largest in {shown.sort_values(measure).layer.iloc[-1]}",
+        shown,
+        figure.loading(model) + "from analysis.binarization import binarization_error\n"
+        "from analysis.figures.binarization import error_bars\n\n"
+        "errors = binarization_error(model)\n"
+        + (f"errors = errors[errors.layer.isin({list(order.layer)!r})]\n" if len(shown) < len(errors) else "")
+        + f"figure = error_bars(errors, {measure!r})\n",
     )
 if where == "MLPs only" and not len(order):
     st.caption("This network has no MLP with different branches, so all layers are shown.")
@@ -78,20 +86,30 @@ with right:
         "Near zero", f"{row.near_zero:.1%}", help="Latent weights below a tenth of α: a little training flips them."
     )
 with left:
-    st.plotly_chart(
-        figures.weight_histograms(cache.latent_weights(model, layer, branch)),
-        config={"displayModeBar": False},
-        alt=f"Histograms of the latent, binary and scaled weights of {layer}, {branch}",
+    weights = cache.latent_weights(model, layer, branch)
+    figure.show(
+        figures.weight_histograms(weights),
+        "weights",
+        f"Histograms of the latent, binary and scaled weights of {layer}, {branch}",
+        {"latent": weights.latent, "sign": weights.sign, "scaled": weights.scaled, "alpha": weights.alpha},
+        figure.loading(model) + "from analysis.binarization import latent_weights\n"
+        "from analysis.figures.binarization import weight_histograms\n\n"
+        f"figure = weight_histograms(latent_weights(model, {layer!r}, {branch!r}))\n",
     )
 
 st.subheader("The activations of this picture")
 left, right = st.columns(2, gap="large")
 with left:
     words.badge("measured", "on the picture in the sidebar")
-    st.plotly_chart(
-        figures.activation_balance(cache.activation_statistics(model, picture)),
-        config={"displayModeBar": False},
-        alt="Share of +1 and −1 bits at every sign of the network",
+    activations = cache.activation_statistics(model, picture)
+    figure.show(
+        figures.activation_balance(activations),
+        "activations",
+        "Share of +1 and −1 bits at every sign of the network",
+        activations,
+        figure.loading(model, picture) + "from analysis.binarization import activation_statistics\n"
+        "from analysis.figures.binarization import activation_balance\n\n"
+        "figure = activation_balance(activation_statistics(model, x))\n",
     )
     st.caption(
         "A bit that is almost always the same tells little (low entropy). Outside [−1, 1) the training surrogate "
@@ -99,17 +117,22 @@ with left:
     )
 with right:
     data = cache.test_set()
-    others = tuple(cache.test_picture(k) for k in range(32)) if data is not None else ()
+    others = tuple(cache.test_picture(k) for k in range(_NUMBER)) if data is not None else ()
     values = cache.thresholds(model, (picture, *others))
     signs = list(dict.fromkeys(values.layer))
     dynamic = list(dict.fromkeys(values.layer[values.image >= 0]))
     state.valid("sign", signs, layer if layer in signs else signs[-1])
     words.badge("measured", f"thresholds; dynamic ones over {1 + len(others)} pictures" if dynamic else "thresholds")
     sign = st.selectbox("Sign of layer", signs, key="sign", help="A bit is +1 where the map reaches the threshold.")
-    st.plotly_chart(
+    figure.show(
         figures.threshold_plot(values, sign, image=0, size=310),
-        config={"displayModeBar": False},
-        alt=f"Thresholds of the sign of {sign}, channel by channel",
+        "thresholds",
+        f"Thresholds of the sign of {sign}, channel by channel",
+        values[values.layer == sign],
+        figure.loading(model, picture) + "import torch\n"
+        "from analysis.binarization import thresholds\nfrom analysis.figures.binarization import threshold_plot\n\n"
+        + (f"from bcdnet.data import open_dataset\nx = torch.cat([x, {_OTHERS}])\n" if others else "")
+        + f"figure = threshold_plot(thresholds(model, x), {sign!r}, image=0, size=310)\n",
     )
     st.caption(
         f"Thresholds of {len(dynamic)} layers follow the picture (context embedding)."
