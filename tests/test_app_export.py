@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from app.widgets import figure
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = {"sampling": 1, "receptive": 3, "binarizing": 4}
+PAGES = {"sampling": 1, "receptive": 3, "binarizing": 4, "attributions": 3}
 
 
 @pytest.mark.parametrize("source", ["Test image", "Upload"])
@@ -60,10 +59,3 @@ def test_tables_and_arrays_come_back_as_they_were() -> None:
     field = np.arange(6.0).reshape(2, 3)
     with np.load(io.BytesIO(figure.content({"field": field})), allow_pickle=False) as arrays:
         assert list(arrays) == ["field"] and np.array_equal(arrays["field"], field)
-
-
-def test_every_figure_of_a_page_has_a_name_of_its_own() -> None:
-    for page in PAGES:
-        source = (ROOT / "app" / "views" / f"{page}.py").read_text(encoding="utf-8")
-        names = re.findall(r'^ +"([a-z-]+)",$', source, re.MULTILINE)
-        assert len(names) == len(set(names)) == PAGES[page]

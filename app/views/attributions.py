@@ -1,5 +1,7 @@
 """Attribution: what the network predicts for a picture, and which pixels speak for it."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from analysis.attribution import Attribution, rank_correlation
 from analysis.figures import attribution as figures
 from analysis.methods import METHODS
 from app import cache, state
-from app.widgets import selection, words
+from app.widgets import figure, selection, words
 
 model, picture = selection.chosen()
 _SIDE = min(model.config.image_size)
@@ -74,6 +76,21 @@ def _run(method: str, target: int, layer: str | None, against: int | None, **opt
         return None
 
 
+def _draw(result: Attribution, name: str, alt: str, options: Mapping[str, Any] = MappingProxyType({})) -> None:
+    chosen: dict[str, Any] = {"layer": result.layer, "against": result.against, **options}
+    arguments = [f"{name}={value!r}" for name, value in chosen.items() if value is not None]
+    figure.show(
+        figures.overlay(result.map, image, size=380),
+        name,
+        alt,
+        {"map": result.map, "raw": result.raw},
+        figure.loading(model, picture) + "from analysis.attribution import attribute\n"
+        "from analysis.figures.attribution import overlay\n\n"
+        f"result = attribute({', '.join(['model', 'x', str(result.target), repr(result.method), *arguments])})\n"
+        "figure = overlay(result.map, image, size=380)\n",
+    )
+
+
 # Boxes of a fixed width, which a narrow window stacks; columns would squeeze the maps instead.
 with st.container(horizontal=True, gap="medium"):
     controls, left, right = (st.container(width=width) for width in (220, 310, 310))
@@ -81,11 +98,19 @@ with controls:
     words.badge("measured", "softmax of the logits")
     bars = st.container()  # above the choice of the class that they mark
     target = selection.target([model], picture)
-    bars.plotly_chart(
-        figures.top_bars(cache.top_k(model, picture), chosen=target),
-        config={"displayModeBar": False},
-        alt=f"Top five classes; {model.classes[int(scores.argmax())]} leads with {scores.max():.0%}",
-    )
+    top = cache.top_k(model, picture)
+    known = "model.card['classes']" if model.card.get("classes") else model.classes
+    with bars:
+        figure.show(
+            figures.top_bars(top, chosen=target),
+            "top-classes",
+            f"Top five classes; {model.classes[int(scores.argmax())]} leads with {scores.max():.0%}",
+            top,
+            figure.loading(model, picture) + "from analysis.comparison import top_k\n"
+            "from analysis.figures.attribution import top_bars\n\n"
+            f"classes = {known}\n"
+            f"figure = top_bars(top_k(model, x, classes), chosen={target})\n",
+        )
     if picture.label is None:
         st.caption(
             f"The network knows its {len(model.classes)} classes only and always names one: for a picture of "
@@ -125,11 +150,7 @@ with left:
     if result is not None:
         st.markdown(f"**{METHODS[method].title}**" + (f" of {layer}" if layer else ""))
         words.badge(*words.VALIDITY[result.validity])
-        st.plotly_chart(
-            figures.overlay(result.map, image, size=380),
-            config={"displayModeBar": False},
-            alt=f"{METHODS[method].title} map for {model.classes[target]}",
-        )
+        _draw(result, "attribution", f"{METHODS[method].title} map for {model.classes[target]}", options)
         for note in result.notes:
             st.caption(note)
 with right:
@@ -137,10 +158,10 @@ with right:
     if check is not None:
         st.markdown(f"**{METHODS[reference].title}**, for comparison")
         words.badge(*words.VALIDITY[check.validity])
-        st.plotly_chart(
-            figures.overlay(check.map, image, size=380),
-            config={"displayModeBar": False},
-            alt=f"{METHODS[reference].title} map for {model.classes[target]}, which needs no gradient",
+        _draw(
+            check,
+            "attribution-without-gradient",
+            f"{METHODS[reference].title} map for {model.classes[target]}, which needs no gradient",
         )
         if result is not None:
             same = result.raw.shape == check.raw.shape
