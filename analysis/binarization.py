@@ -118,14 +118,14 @@ def weight_statistics(model: Network, near_zero: float = 0.1) -> pd.DataFrame:
                 "near_zero": float((weight.abs() < near_zero * alpha).double().mean()),
                 "alpha_mean": float(alpha.double().mean()),
                 "alpha_std": float(alpha.double().std(correction=0)),
-                "entropy": float(_entropy(np.array(positive))),
+                "entropy": float(entropy(np.array(positive))),
                 "n": weight.numel(),
             }
         )
     return pd.DataFrame(rows)
 
 
-def _entropy(p: NDArray) -> NDArray[np.float64]:
+def entropy(p: NDArray) -> NDArray[np.float64]:
     """Entropy in bits of a bit that is +1 with probability p; 0 at p = 0 and p = 1."""
     q = np.stack([p, 1 - p]).astype(float)
     return -(q * np.log2(np.where(q > 0, q, 1))).sum(0)
@@ -148,13 +148,13 @@ def activation_statistics(model: Network, x: Tensor) -> pd.DataFrame:
         InputError: images of a shape the network cannot take.
     """
     rows = []
-    for layer, (values, _) in _before_sign(model, x).items():
+    for layer, (values, _) in before_sign(model, x).items():
         bits = (values >= 0).double().transpose(0, 1).flatten(1).mean(1).cpu().numpy()  # share of +1 per channel
         rows.append(
             {
                 "layer": layer,
                 "positive": float(bits.mean()),
-                "entropy": float(_entropy(bits).mean()),
+                "entropy": float(entropy(bits).mean()),
                 "magnitude": float(values.abs().double().mean()),
                 "clipped": float((values.abs() >= 1).double().mean()),
                 "constant": float(((bits == 0) | (bits == 1)).mean()),
@@ -177,7 +177,7 @@ def thresholds(model: Network, x: Tensor | None = None) -> pd.DataFrame:
     Raises:
         InputError: images of a shape the network cannot take.
     """
-    seen = {} if x is None else _before_sign(model, x)
+    seen = {} if x is None else before_sign(model, x)
     parts = []
     for layer, unit in model.residual_units():
         if unit.sign is None:
@@ -205,10 +205,21 @@ def thresholds(model: Network, x: Tensor | None = None) -> pd.DataFrame:
     return frame.assign(total=frame.static + frame.dynamic)
 
 
-def _before_sign(model: Network, x: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """(values the sign sees, dynamic threshold) of every RSign in one pass of eval mode."""
+def before_sign(model: Network, x: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """What every sign sees in one pass of eval mode, a layer's bit being +1 where its value is at least 0.
+
+    Args:
+        model: any network of the library.
+        x: normalised images (N, C, H, W).
+
+    Returns:
+        layer -> (map minus threshold (N, C, H, W), dynamic part of the threshold (N, C) or None).
+
+    Raises:
+        InputError: images of a shape the network cannot take.
+    """
     seen = {}
-    with _recording_signs(model) as inputs, evaluating(model), torch.no_grad():
+    with recording_signs(model) as inputs, evaluating(model), torch.no_grad():
         model(x)
     for layer, (value, threshold) in inputs.items():
         shift = model.units.get_submodule(layer).get_parameter("sign.bias").detach()
@@ -218,8 +229,8 @@ def _before_sign(model: Network, x: Tensor) -> dict[str, tuple[Tensor, Tensor | 
 
 
 @contextmanager
-def _recording_signs(model: Network) -> Iterator[dict[str, tuple[Tensor, Tensor | None]]]:
-    """Collect the arguments of every RSign; the hooks are gone afterwards, also after an error."""
+def recording_signs(model: Network) -> Iterator[dict[str, tuple[Tensor, Tensor | None]]]:
+    """Collect map and dynamic threshold of every RSign; the hooks are gone afterwards, also after an error."""
     inputs: dict[str, tuple[Tensor, Tensor | None]] = {}
     handles = []
     try:
