@@ -1,16 +1,23 @@
 """Single bits: margins, thresholds left out, flips and entropies by hand."""
 
+import doctest
+import inspect
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 import torch
 from torch import Tensor
 
+import analysis.bits
+import analysis.figures.bits as figures
 from analysis.bits import (
     CHUNK,
     ORDERS,
+    DynamicBits,
+    Margins,
     compare_errors,
     compare_orders,
     dynamic_bits,
@@ -334,3 +341,84 @@ def test_the_model_is_left_as_it_was_also_after_an_error(ask):
     assert all(p.requires_grad and p.grad is None for p in model.parameters()) and torch.is_grad_enabled()
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+FIGURES = [
+    value for _, value in inspect.getmembers(figures, inspect.isfunction) if value.__module__ == figures.__name__
+]
+
+
+@pytest.mark.parametrize("figure", [f for f in FIGURES if not f.__name__.startswith("_")], ids=lambda f: f.__name__)
+def test_the_example_of_every_figure_runs(figure):
+    examples = doctest.DocTestParser().get_examples(figure.__doc__)
+    assert examples
+    names = {**vars(analysis.bits), **vars(figures), "model": contextual(), "x": X, "images": X}
+    for example in examples:
+        assert isinstance(eval(example.source, names), go.Figure)
+
+
+def test_margin_map_shows_the_bit_nearest_to_its_threshold():
+    value = np.array([[[3.0, -1]], [[-2, 4]], [[0.5, 0.5]]])  # (3, 1, 2)
+    spread = np.array([2.0, 3, 0])
+    found = Margins("a", value, spread, value / np.array([2, 3, np.nan])[:, None, None])
+    (raw,), (relative,) = figures.margin_map(found, relative=False).data, figures.margin_map(found).data
+    assert (
+        raw.z.tolist() == [[0.5, 0.5]] and raw.customdata.tolist() == [[2, 2]] and (raw.zmin, raw.zmax) == (-0.5, 0.5)
+    )
+    np.testing.assert_allclose(relative.z, [[-2 / 3, -0.5]])
+    assert relative.customdata.tolist() == [[1, 0]] and relative.zmax == pytest.approx(2 / 3)
+    one = figures.margin_map(found, 0, relative=False, limit=5)
+    assert one.data[0].z.tolist() == [[3, -1]] and (one.data[0].zmin, one.data[0].zmax) == (-5, 5)
+    assert one.data[0].showscale is not False and not one.layout.annotations
+    assert "no spread" in figures.margin_map(found, 2).layout.annotations[0].text
+    zero = Margins("a", 0 * value, spread, 0 * value)
+    assert "exactly at its threshold" in figures.margin_map(zero).layout.annotations[0].text
+    with pytest.raises(ValueError, match="channels 0 to 2, not 3"):
+        figures.margin_map(found, 3)
+
+
+def test_margin_quantiles_and_dynamic_changes_show_the_numbers():
+    summary = margin_summary(margins(net(), X))
+    (box,) = figures.margin_quantiles(summary).data
+    for name, column in (("lowerfence", "q05"), ("q1", "q25"), ("median", "q50"), ("q3", "q75"), ("upperfence", "q95")):
+        np.testing.assert_array_equal(getattr(box, name), summary[column])
+    rows = pd.DataFrame({"layer": ["a"], "bits": [50], "to_plus": [5], "to_minus": [1], "share_all": [0.5]})
+    changes = DynamicBits(rows, {}, np.zeros(2), np.zeros(2))
+    assert [trace.y[0] for trace in figures.dynamic_changes(changes).data] == [10, 2, 50]
+
+
+def test_flip_figures_show_the_numbers():
+    found = compare_orders(voting(), X, "mlp1_point", ("gradient", "margin"))
+    found["none"] = fewest_flips(voting(), X, "mlp1_point", "margin", budget=4)
+    fig = figures.flips_per_order(found)
+    assert [list(trace.y) for trace in fig.data] == [[3, 35, None], [3, 3, None]]
+    assert [note.text for note in fig.layout.annotations] == ["not found in<br>4 passes"]
+    gaps = {trace.name: trace for trace in figures.flip_gaps(found).data}
+    # 1, 2 and 4 flips while growing, 3 by bisection, each 1/8.
+    assert gaps["gradient"].x.tolist() == [1, 2, 3, 4]
+    np.testing.assert_allclose(gaps["gradient"].y, [0.1875, 0.0625, -0.0625, -0.1875], atol=1e-4)
+    counted = figures.flip_map(found["gradient"], 4, 4).data[0].z
+    expected = np.zeros((4, 4), int)
+    for bit in found["gradient"].bits.itertuples():
+        expected[bit.row, bit.col] += 1
+    assert counted.sum() == 3 and (counted == expected).all()
+    assert "No flip found in 4 passes" in figures.flip_map(found["none"], 4, 4).layout.annotations[0].text
+
+
+def test_entropy_and_block_errors_show_the_numbers():
+    model = net()
+    seen = information(model, X)
+    fig = figures.entropy_per_layer({"A": seen, "B": seen}, "balance")
+    assert [trace.name for trace in fig.data] == ["A", "B"] and list(fig.data[1].y) == list(seen.balance)
+    blocks = errors_by_block(compare_errors({"A": model, "R": net("reactnet_a")}))
+    fig = figures.block_errors(blocks[(blocks.model == "A") | (blocks.branch == "conv")], "mse")
+    lines = {(trace.name, trace.xaxis): trace for trace in fig.data}
+    assert list(lines) == [*((b, "x") for b in ("conv", "point", "short", "long")), ("conv", "x2")]
+    part = blocks[(blocks.model == "A") & (blocks.branch == "conv")]
+    assert list(lines["conv", "x"].x) == ["conv1", "mlp1"] and list(lines["conv", "x"].y) == list(part.mse)
+    assert [trace.showlegend for trace in fig.data] == [True] * 4 + [False]
+    assert fig.layout.yaxis2.matches == "y"
+    with pytest.raises(ValueError, match="measure is one of"):
+        figures.block_errors(blocks, "n")
+    with pytest.raises(ValueError, match="column is one of"):
+        figures.entropy_per_layer({}, "n")
