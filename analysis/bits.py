@@ -22,7 +22,7 @@ from bcdnet.model import Network
 Progress = Callable[[int, int], object]
 
 #: Images in one pass of :func:`information`.
-CHUNK = 64
+CHUNK = 16
 
 #: How :func:`fewest_flips` may rank the bits of a layer.
 ORDERS = ("gradient", "margin", "random")
@@ -270,8 +270,9 @@ def fewest_flips(
 
     Bits are ranked once; then the first 1, 2, 4, … are flipped until the class changes, the number is bisected, and
     bits that are not needed are dropped, halves first, single bits last. Each trial is an exact forward pass with the
-    sign's output changed by a hook, and the set returned is one that such a pass has verified. More flips need not
-    change the class further, so the result is an upper bound of the fewest, not the minimum.
+    sign's output changed by a hook, and the set returned is one that such a pass has verified. It is an upper bound of
+    the fewest, not the minimum; and since more flips may also undo what fewer did, a search can end without a result
+    where prefixes between the powers of two, which are not tried, would give one.
 
     Orders: "gradient" ranks by ``bit * d gap / d bit``, to first order half of what the flip takes off the gap, where
     the gap is the logit of the class minus that of ``towards``; behind later signs it is the straight-through
