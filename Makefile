@@ -49,6 +49,7 @@ sanitize: $(VENV)/.ready-dev
 
 zoo: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m bcdnet.training.zoo
+	$(VENV)/bin/python -m analysis.results
 
 # The stamps are renewed when a requirement or a kernel changes, and only then.
 $(VENV)/.ready: requirements.txt pyproject.toml CMakeLists.txt $(wildcard bcdnet/kernels/csrc/*) | $(VENV)/bin/python

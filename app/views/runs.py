@@ -102,7 +102,7 @@ def _progress(chosen: Sequence[Run]) -> None:
         if how == "silent":
             st.warning(
                 f"{run.name} is silent: {step}, {where}, {ago}. It was stopped, or waits for something; "
-                f"`bcdnet train … --resume {run.name}` goes on with a run that was stopped.",
+                f"`bcdnet train … --resume {run.source.parent}` goes on with a run that was stopped.",
                 icon=":material/hourglass_disabled:",
             )
             continue

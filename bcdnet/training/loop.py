@@ -232,9 +232,10 @@ def _row(
 def _require_finite(state: State, folder: Path) -> None:
     if all(bool(torch.isfinite(tensor).all()) for tensor in (state.sums, *state.network.parameters())):
         return
+    kept = f"the last good state is kept in {folder}" if any(folder.glob("step*")) else "nothing was saved before"
     raise Diverged(
-        f"the loss is not a number any more at iteration {state.iteration:,}; the last good state is kept in {folder}. "
-        "Lower lr, or lengthen warmup, and start again."
+        f"the loss is not a number any more at iteration {state.iteration:,}; {kept}. Lower lr, or lengthen warmup, "
+        "and start again under another name."
     )
 
 

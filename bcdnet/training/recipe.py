@@ -2,8 +2,9 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     try:
         steps = tuple(_build(Step, step, f"a step in {path.name}") for step in data.pop("steps", None) or [])
         data.setdefault("name", path.stem)
-        recipe: Recipe = _build(Recipe, {**data, "steps": steps, "source": path.name}, path.name)
+        recipe: Recipe = replace(_build(Recipe, {**data, "steps": steps}, path.name), source=path.name)
         _check(recipe)
     except (TypeError, AttributeError) as error:
         raise RecipeError(f"{path.name} is not laid out as a recipe is, see recipes/ ({error}).") from error
@@ -212,7 +213,7 @@ def _set(data: dict[str, Any], override: str) -> None:
 
 def _build(kind: type, data: dict[str, Any], where: str) -> Any:
     known = sorted(f.name for f in fields(kind) if f.name != "source")
-    unknown = sorted(set(data) - {*known, "source"})
+    unknown = sorted(set(data) - set(known))
     if unknown:
         raise RecipeError(f"{where} has the unknown key {unknown[0]!r}; known are {', '.join(known)}.")
     missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in data]
@@ -232,6 +233,14 @@ def _plain(key: str, value: Any) -> Any:
     return value
 
 
+#: Of a run's folder and a model's file: nothing that leads elsewhere.
+_NAME = "{} names a folder or file; give it letters, digits, '.', '_' and '-' only, and no '.' in front."
+
+
+def _is_plain_name(name: str) -> bool:
+    return re.fullmatch(r"[\w-][\w.-]*", name) is not None
+
+
 def _check(recipe: Recipe) -> None:
     def require(ok: bool, sentence: str) -> None:
         if not ok:
@@ -249,6 +258,7 @@ def _check(recipe: Recipe) -> None:
     require(bool(recipe.steps), "give at least one step.")
     for name in ("name", "description", "data"):
         require(isinstance(getattr(recipe, name), str) and bool(getattr(recipe, name)), f"{name} must be a text.")
+    require(_is_plain_name(recipe.name), _NAME.format("name"))
     for name in ("teacher", "init", "data_root"):
         value = getattr(recipe, name)
         require(value is None or (isinstance(value, str) and bool(value)), f"{name} must be a text or null.")
@@ -256,7 +266,7 @@ def _check(recipe: Recipe) -> None:
     require(whole(recipe.batch_size, 2), "batch_size must be a whole number of at least 2.")
     require(whole(recipe.accumulate, 1), "accumulate must be a positive whole number.")
     require(recipe.batch_size % recipe.accumulate == 0, "batch_size must be a multiple of accumulate.")
-    require(whole(recipe.seed, 0), "seed must be a whole number that is not negative.")
+    require(whole(recipe.seed, 0) and recipe.seed < 2**63, "seed must be a whole number from 0 up to 2 to the 63rd.")
     require(whole(recipe.workers, 0), "workers must be a whole number that is not negative.")
     require(number(recipe.label_smoothing, 0, 1), "label_smoothing must be a number from 0 up to 1.")
     require(number(recipe.save_every, 0, 1e9), "save_every must be a number of seconds.")
@@ -280,6 +290,7 @@ def _check(recipe: Recipe) -> None:
         for name in ("id", "title"):
             value = getattr(step, name)
             require(value is None or isinstance(value, str), f"{name} must be a text.")
+        require(step.id is None or _is_plain_name(step.id), _NAME.format("id"))
         names = recipe.augmentations(step)
         known = isinstance(names, tuple) and all(name in AUGMENTATIONS for name in names)
         require(known, f"augment is a list of {', '.join(AUGMENTATIONS)}; [] for none.")

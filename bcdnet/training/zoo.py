@@ -211,13 +211,15 @@ def main(
 ) -> None:
     """Train and ship every model of the zoo."""
     console, threads = Console(stderr=True), max(1, torch.get_num_threads() // at_once)
-    waiting = [job for job in jobs() if only in job.name and not done(job)]
+    wanted = [job for job in jobs() if only in job.name]
+    waiting = [job for job in wanted if not done(job)]
     if list_only:
-        for job in jobs():
+        for job in wanted:
             console.print(f"{job.name}: {'to be trained' if job in waiting else 'done'}", highlight=False)
         return
     running: dict[Job, subprocess.Popen[bytes]] = {}
     failed: list[Job] = []
+    blocked = {job.name for job in jobs() if not done(job)}  # nothing that starts from these can be trained yet
     try:
         while waiting or running:
             for job, process in list(running.items()):
@@ -227,18 +229,21 @@ def main(
                 run = Path("runs") / job.name
                 if process.returncode == 0:
                     keep(job, run)
+                    blocked.discard(job.name)
                     published = publish(job.entry.group)
                     console.print(f"{job.name} is done" + (f"; {job.entry.group} is published" if published else ""))
                 else:
                     failed.append(job)
                     console.print(f"{job.name} failed; its output is in {run.with_suffix('.out')}")
-            blocked = {job.name for job in (*waiting, *running, *failed)}
             for job in list(_ready(waiting, blocked))[: at_once - len(running)]:
                 waiting.remove(job)
                 running[job] = _start(job, Path("runs") / job.name, threads)
                 console.print(f"started {job.name} with {threads} thread{'s' * (threads > 1)}")
             if not running and waiting:
-                console.print(f"not started, because what they need failed: {', '.join(job.name for job in waiting)}")
+                console.print(
+                    f"not started, because what they need is not trained: {', '.join(job.name for job in waiting)}"
+                )
+                failed += waiting
                 break
             time.sleep(1)
     finally:

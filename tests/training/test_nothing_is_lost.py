@@ -24,6 +24,7 @@ from training.miniature import (
 )
 
 import bcdnet
+from bcdnet import kernels
 from bcdnet.training import loop, monitor
 from bcdnet.training.loop import Diverged
 from bcdnet.training.monitor import Monitor
@@ -35,6 +36,7 @@ from bcdnet.training.state import NotSaved, State, StateError
 RICH = ["ema=0.9", "accumulate=2", "augment=[shift, flip]", "log_every=7"]
 LONG = ["steps.0.epochs=40", "steps.1.epochs=40"]
 ITERATIONS = 40 * 3
+WIDE = ["model.width=0.0625"]  # 32 channels and more, so that products are counted by the XNOR kernels
 SHORT = ["steps=[{precision: 1/1, iterations: 12, lr: 1.0e-3}]"]
 
 
@@ -99,15 +101,26 @@ def test_a_run_killed_three_times_ends_with_the_bits_of_one_left_alone(miniature
 
 @pytest.mark.parametrize(
     "settings",
-    [RICH, ["amp=bf16-mixed", "augment=[resized_crop, colour, flip]"], ["workers=1", "freeze_bn=true"]],
-    ids=["rich", "bf16", "workers"],
+    [
+        RICH,
+        ["amp=bf16-mixed", "augment=[resized_crop, colour, flip]"],
+        ["workers=1", "freeze_bn=true"],
+        WIDE,
+        [*WIDE, "compile=true"],
+    ],
+    ids=["rich", "bf16", "workers", "counted", "counted, compiled"],
 )
 @pytest.mark.parametrize("save_every", [0, 1000], ids=["saved", "unsaved"])
 def test_whatever_the_settings_a_resumed_step_ends_the_same(
     miniature: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], save_every: int
 ) -> None:
+    counted = []
+    count = kernels.sign_conv2d
+    monkeypatch.setattr(kernels, "sign_conv2d", lambda *operands: counted.append(1) or count(*operands))
+    wide = settings[: len(WIDE)] == WIDE
     settings = [*settings, *SHORT, f"save_every={save_every}"]
     train(miniature, ["name=whole", *settings])
+    assert bool(counted) == (wide and kernels.active() != kernels.REFERENCE)
     with monkeypatch.context() as patch:
         at_iteration(patch, 8, pull)
         with pytest.raises(Pulled):
@@ -194,7 +207,7 @@ def test_a_run_that_diverges_from_the_start_is_one_sentence(miniature: Path) -> 
     bcdnet.save(teacher, "poison.safetensors", teacher.card)
     process = start_training("tiny.yaml", "--set", "teacher=poison.safetensors")
     sentence = complaint(process, status=1)
-    assert sentence.startswith("the loss is not a number any more at iteration 3; the last good state is kept in runs/")
+    assert sentence.startswith("the loss is not a number any more at iteration 3; nothing was saved before.")
     assert not list(Path("runs/tiny").glob("step1*"))
 
 

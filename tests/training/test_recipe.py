@@ -107,7 +107,9 @@ def test_a_step_may_have_augmentations_of_its_own(tmp_path: Path) -> None:
         (BASE + "teacher: 3\n", "teacher must be a text or null"),
         (BASE + "init: ''\n", "init must be a text or null"),
         (BASE + "seed: -1\n", "seed"),
+        (BASE + "seed: 9223372036854775808\n", "seed"),
         (BASE + "seed: 1.0\n", "seed"),
+        (BASE + "source: here\n", "source"),
         (BASE + "label_smoothing: abc\n", "label_smoothing"),
         (BASE + "label_smoothing: 1\n", "label_smoothing"),
         (BASE + "batch_size: 1\n", "batch_size"),
@@ -136,6 +138,13 @@ def test_a_bad_recipe_is_one_sentence(tmp_path: Path, text: str, words: str) -> 
         load_recipe(write(tmp_path, text))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/b", ".hidden", "a b", ".."])
+@pytest.mark.parametrize("field", ["name", "steps.0.id"])
+def test_a_name_leads_out_of_no_folder(tmp_path: Path, field: str, name: str) -> None:
+    with pytest.raises(RecipeError, match="names a folder or file"):
+        load_recipe(write(tmp_path, BASE), [f"{field}={name}"])
 
 
 @pytest.mark.parametrize("override", ["seed", "steps.9.epochs=1", "steps.x.epochs=1", "seed=[", "seed.a=1"])
