@@ -150,7 +150,7 @@ def main() -> None:
         steps = {kind: trainer(kind) for kind in KINDS}
         losses = {kind: step() for kind, step in steps.items()}
         document["losses"] = losses
-        # Fused arithmetic rounds otherwise, so a few bits of a random network flip and move its loss by a few per mille;
+        # Fused arithmetic rounds otherwise, so a few bits of a random network flip and move its loss by per mille;
         # the network without binarization shows that the check tells another network apart.
         for kind, tolerance, same in (
             ("ours", 1e-5, True),
