@@ -171,6 +171,10 @@ def evaluate(
     document = {"top1": result.top1, "top5": result.top5, "n": result.n, "ci95": list(result.ci95)}
     low, high = result.ci95
     sentence = f"top-1 {result.top1:.2f} % [{low:.2f}, {high:.2f}], top-5 {result.top5:.2f} %, {result.n:,} images"
+    if result.f1 is not None:
+        document |= {"f1": result.f1, "auc": result.auc}
+        area = "" if result.auc is None else f", area under the ROC curve {result.auc:.2f} %"
+        sentence += f"; {dataset.classes[1]}: F1 {result.f1:.2f} %{area}"
     _show(document, as_json, lambda: print(sentence))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import mannwhitneyu
 from torch import nn
 
 from bcdnet.checkpoint import CheckpointError
@@ -22,6 +23,10 @@ class Result:
     """Accuracy on ``n`` images. ``top1``, ``top5`` and the 95 % interval of top-1, ``ci95``, are in percent.
 
     ``predictions``: index of the class with the largest logit, int64 (n,), in the order of the data set.
+
+    Of a data set with two classes, of which the second is the one to be found, and None of others: ``f1``, the harmonic
+    mean of precision and recall, and ``auc``, the area under the ROC curve (None where a class has no image), both in
+    percent.
     """
 
     top1: float
@@ -29,6 +34,8 @@ class Result:
     n: int
     ci95: tuple[float, float]
     predictions: np.ndarray
+    f1: float | None = None
+    auc: float | None = None
 
 
 def evaluate(
@@ -65,17 +72,45 @@ def evaluate(
     k = min(5, model.config.num_classes)
     hits1 = hits5 = 0
     predictions: list[torch.Tensor] = []
+    margins: list[torch.Tensor] = []
     with mode, torch.no_grad():
         for x, y in dataset.batches(preprocess, batch_size):
-            top = model(x.to(parameter)).topk(k, dim=1).indices.cpu()  # (N, C, H, W) -> (N, k)
+            logits = model(x.to(parameter)).cpu()  # (N, C, H, W) -> (N, num_classes)
+            top = logits.topk(k, dim=1).indices  # (N, k)
             hits = top == our_label[y][:, None]
             hits1 += int(hits[:, 0].sum())
             hits5 += int(hits.sum())
             predictions.append(top[:, 0])
+            if len(our_label) == 2:
+                margins.append(logits[:, our_label[1]] - logits[:, our_label[0]])
             if progress:
                 progress(sum(map(len, predictions)), n)
     interval = wilson_interval(hits1, n)
-    return Result(100 * hits1 / n, 100 * hits5 / n, n, interval, torch.cat(predictions).numpy())
+    found = torch.cat(predictions)
+    f1, auc = detection(found == our_label[1], torch.cat(margins), dataset.labels == 1) if margins else (None, None)
+    return Result(100 * hits1 / n, 100 * hits5 / n, n, interval, found.numpy(), f1, auc)
+
+
+def detection(found: torch.Tensor, scores: torch.Tensor, truth: np.ndarray) -> tuple[float, float | None]:
+    """F1 and the area under the ROC curve, in percent, of a class to be found; see :class:`Result`.
+
+    ``F1 = 2 TP / (2 TP + FP + FN)``, 0 where nothing is found; the area is the share of pairs of an image with and one
+    without the class in which the first scores higher, ties for a half (Hanley and McNeil, Radiology 1982).
+
+    Args:
+        found: bool (n,), what the network says.
+        scores: (n,), larger where it is surer.
+        truth: bool (n,).
+    """
+    said = found.numpy()
+    wrong = int((said != truth).sum())
+    hits = int((said & truth).sum())
+    f1 = 200 * hits / (2 * hits + wrong) if hits else 0.0
+    values = scores.double().numpy()
+    with_it, without = values[truth], values[~truth]
+    if not (len(with_it) and len(without)):
+        return f1, None
+    return f1, 100 * float(mannwhitneyu(with_it, without).statistic) / (len(with_it) * len(without))
 
 
 def wilson_interval(hits: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:

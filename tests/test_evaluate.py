@@ -81,3 +81,19 @@ def test_without_names_the_numbers_of_classes_must_agree() -> None:
 def test_wilson_interval(hits: int, n: int, low: float, high: float) -> None:
     assert wilson_interval(hits, n) == pytest.approx((low, high), abs=1e-4)
     assert wilson_interval(hits, n)[0] <= 100 * hits / n <= wilson_interval(hits, n)[1]
+
+
+def test_two_classes_have_f1_and_the_area_under_the_roc_curve() -> None:
+    model = brightness_classifier(["good", "bad"])  # "bad" wins above a brightness of 0.05
+    grey = [0.0, 0.02, 0.2, 0.4, 0.6, 0.02]
+    result = evaluate(model, dataset(grey, [0, 1, 0, 1, 1, 0], ["good", "bad"]))
+    # Found: 2 of 3 that are bad, and one that is not: F1 = 4 / (4 + 1 + 1).
+    assert result.f1 == pytest.approx(100 * 4 / 6)
+    # Of nine pairs, 0.4 and 0.6 win all six of theirs; 0.02 wins one, loses one and ties one.
+    assert result.auc == pytest.approx(100 * 7.5 / 9)
+    swapped = evaluate(model, dataset(grey, [1, 0, 1, 0, 0, 1], ["bad", "good"]))
+    assert (swapped.top1, swapped.auc) == (pytest.approx(result.top1), pytest.approx(result.auc))
+    assert swapped.f1 == pytest.approx(100 * 4 / 6)  # of "good": 2 of 3 found, one more said
+    one = evaluate(model, dataset([0.4], [1], ["good", "bad"]))
+    assert one.f1 == 100 and one.auc is None
+    assert evaluate(brightness_classifier(list("abc")), dataset([0.1], [1], list("abc"))).f1 is None
