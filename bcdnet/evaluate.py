@@ -24,7 +24,7 @@ class Result:
 
     ``predictions``: index of the class with the largest logit, int64 (n,), in the order of the data set.
 
-    Of a data set with two classes, of which the second is the one to be found, and None of others: ``f1``, the harmonic
+    Of two classes, of data set and network, of which the second is the one to be found, and None of others: ``f1``, the harmonic
     mean of precision and recall, and ``auc``, the area under the ROC curve (None where a class has no image), both in
     percent.
     """
@@ -81,7 +81,7 @@ def evaluate(
             hits1 += int(hits[:, 0].sum())
             hits5 += int(hits.sum())
             predictions.append(top[:, 0])
-            if len(our_label) == 2:
+            if logits.shape[1] == len(our_label) == 2:
                 margins.append(logits[:, our_label[1]] - logits[:, our_label[0]])
             if progress:
                 progress(sum(map(len, predictions)), n)
