@@ -24,9 +24,9 @@ class Result:
 
     ``predictions``: index of the class with the largest logit, int64 (n,), in the order of the data set.
 
-    Of two classes, of data set and network, of which the second is the one to be found, and None of others: ``f1``, the harmonic
-    mean of precision and recall, and ``auc``, the area under the ROC curve (None where a class has no image), both in
-    percent.
+    Where network and data set have two classes, of which the second is the one to be found, else None: ``f1``, the
+    harmonic mean of precision and recall, and ``auc``, the area under the ROC curve (None where a class has no image),
+    both in percent.
     """
 
     top1: float
