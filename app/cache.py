@@ -6,7 +6,9 @@ This file and ``app/engines.py``, which keeps packed engines and times, are the 
 * A network is shared by all users, so no forward pass happens outside :func:`locked`: one user's hooks must not touch
   another's result. Work of many seconds runs on a :func:`private_copy` instead, so that nobody waits for it.
 * Results are found again by the digests of model and picture, never by hashing arrays (Streamlit samples large ones).
-* Every cache is bounded.
+* Every cache is bounded. What it holds is shared: pages never change an array or a table that they were given.
+
+A page asks a question of `analysis` with :func:`ask`; one that takes longer than a second, with ``app.jobs.answer``.
 """
 
 import copy
@@ -109,10 +111,63 @@ class Seen:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class ImageSet:
+    """Images to be asked about together, in an order of their own. ``key`` names the set in caches."""
+
+    key: str
+    title: str
+    data: Dataset = field(hash=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def picture(self, index: int) -> Picture:
+        """One image of the set; its ``label`` stays None unless the set is the networks' own test set."""
+        if self.key == TEST:
+            return test_picture(index)
+        return Picture(f"{self.key}-{index}", self.data.images[index])
+
+    def labels(self, model: Model) -> np.ndarray | None:
+        """True classes, int64 (N,), as the model counts them; None if the set's classes are not the model's."""
+        ours = {name.casefold(): k for k, name in enumerate(model.classes)}
+        names = [name.casefold() for name in self.data.classes]
+        if not set(names) <= set(ours):
+            return None
+        return np.asarray([ours[name] for name in names])[self.data.labels]
+
+    def first(self, n: int) -> "First":
+        """The first ``n`` images, to be given to :func:`ask` or ``app.jobs.answer`` as one tensor."""
+        return First(self, min(n, len(self)))
+
+    def batches(self, n: int) -> "First":
+        """The first ``n`` images, to be given as batches of at most :data:`BATCH`, one at a time."""
+        return First(self, min(n, len(self)), together=False)
+
+
+@dataclass(frozen=True)
+class First:
+    """Stands for the first ``n`` images of a set among the arguments of a question.
+
+    The question gets float32 (n, C, H, W), or with ``together`` false an iterable of pairs of float32 (b, C, H, W) and
+    int64 (b,), made while it is read.
+    """
+
+    images: ImageSet
+    n: int
+    together: bool = True
+
+
+#: Images of a batch.
+BATCH = 100
+#: Key of the networks' own test set.
+TEST = "test"
+
 #: How caches find models and pictures again.
 HASH: dict[str | type, Any] = {
     Model: lambda model: (model.key, model.id, model.title),
     Picture: lambda picture: picture.key,
+    ImageSet: lambda images: images.key,
 }
 
 
@@ -345,6 +400,82 @@ def _test_batch(model: Model, n: int) -> torch.Tensor:
     return next(data.batches(preprocess(model), n))[0]
 
 
+#: Most bytes that the images of a question may take together.
+_MOST = 256 * 2**20
+
+
+@st.cache_resource(show_spinner=False, max_entries=8, hash_funcs=HASH)
+def _together(model: Model, images: ImageSet, n: int) -> torch.Tensor:
+    how = preprocess(model)
+    size = 4 * how.channels * how.image_size[0] * how.image_size[1]
+    if n * size > _MOST:
+        raise ValueError(f"{n:,} images of this size take too much memory; choose at most {_MOST // size:,}.")
+    return next(images.data.batches(how, n))[0]
+
+
+def _batches(model: Model, images: ImageSet, n: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    left = n
+    for x, labels in images.data.batches(preprocess(model), min(n, BATCH)):
+        yield x[:left], labels[:left]
+        left -= len(x)
+        if left <= 0:
+            return
+
+
+# -- questions --------------------------------------------------------------------------------------------------------
+
+
+def ask(question: Callable[..., T], model: Model, *arguments: Any, **options: Any) -> T:
+    """``question(network, *arguments, **options)``, kept for the next who asks; nobody else uses the network meanwhile.
+
+    For questions of well under a second; ``app.jobs.answer`` is for all others.
+
+    Args:
+        question: a function of `analysis` whose first argument is a network.
+        model: which network.
+        *arguments, **options: hashable; a :class:`Picture` becomes the model's input, float32 (1, C, H, W), and a
+            :class:`First` the images it stands for.
+    """
+
+    def compute() -> T:
+        given, named = resolved(model, arguments, options)
+        with locked(model) as network:
+            return question(network, *given, **named)
+
+    return remember(question_key(question, model, arguments, options), compute)
+
+
+def question_key(
+    question: Callable[..., Any], model: Model, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[Any, ...]:
+    """Under what :func:`remember` keeps the answer to a question."""
+
+    def name(value: Any) -> Any:
+        if isinstance(value, Picture):
+            return value.key
+        if isinstance(value, First):
+            return value.images.key, value.n, value.together
+        return value
+
+    named = sorted((option, name(value)) for option, value in options.items())
+    return question.__module__, question.__qualname__, model.key, *map(name, arguments), *named
+
+
+def resolved(
+    model: Model, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments and options with tensors in place of pictures and sets."""
+
+    def tensor(value: Any) -> Any:
+        if isinstance(value, Picture):
+            return seen(model, value).x
+        if isinstance(value, First):
+            return (_together if value.together else _batches)(model, value.images, value.n)
+        return value
+
+    return tuple(map(tensor, arguments)), {option: tensor(value) for option, value in options.items()}
+
+
 # -- analyses ---------------------------------------------------------------------------------------------------------
 
 
@@ -512,9 +643,14 @@ def _results() -> _Results:
     return _Results(512)
 
 
+def kept(key: tuple[Any, ...]) -> Any:
+    """What :func:`remember` holds of a key; None if nothing."""
+    return _results().get(key)
+
+
 def known(key: tuple[Any, ...]) -> bool:
     """Whether :func:`remember` holds the result of a key."""
-    return _results().get(key) is not None
+    return kept(key) is not None
 
 
 def forget(key: tuple[Any, ...]) -> None:
