@@ -6,12 +6,13 @@
 # make zoo       retrains the shipped checkpoints; goes on where it was stopped
 #
 # Variables: PYTHON (3.11 or newer), VENV, PORT, CHECKPOINTS (a folder of checkpoints to show instead of
-# the shipped ones), PYTEST_ARGS.
+# the shipped ones), IMAGES (a folder of images to ask about besides the test set), PYTEST_ARGS.
 
 PYTHON      ?= python3
 VENV        ?= .venv
 PORT        ?= 8501
 CHECKPOINTS ?=
+IMAGES      ?=
 PYTEST_ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -20,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.ready
-	$(if $(CHECKPOINTS),BCDNET_CHECKPOINTS='$(CHECKPOINTS)') $(VENV)/bin/streamlit run app/main.py --server.port $(PORT)
+	$(if $(CHECKPOINTS),BCDNET_CHECKPOINTS='$(CHECKPOINTS)') $(if $(IMAGES),BCDNET_IMAGES='$(IMAGES)') $(VENV)/bin/streamlit run app/main.py --server.port $(PORT)
 
 test: lint
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)

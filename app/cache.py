@@ -225,6 +225,11 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     return [{"file": str(path.relative_to(folder))} for path in sorted(checkpoints.glob("*.safetensors"))]
 
 
+def described(row: dict[str, Any], path: Path, key: str) -> Model:
+    """A checkpoint outside the list of models, with its ``id`` and ``title``. CheckpointError if it cannot be used."""
+    return _described(row, str(path.parent), path, key)
+
+
 @st.cache_data(show_spinner=False, max_entries=256)
 def _described(row: dict[str, Any], folder: str, path: Path, key: str) -> Model:
     about = inspect(path)
@@ -302,6 +307,8 @@ def root() -> Path:
 
 def checkpoint_name(model: Model) -> str:
     """The file of a model as one would name it from the project's folder; nothing of the server's own folders."""
+    if not model.path.is_relative_to(root().resolve()):
+        return "your-checkpoint.safetensors"
     inside = model.path.relative_to(root().resolve())
     return str(inside if os.environ.get("BCDNET_CHECKPOINTS") else Path("assets") / inside)
 

@@ -4,6 +4,7 @@ A job runs on a thread and on a copy of the network, so that the page stays aliv
 is kept like any other, and found again on every page.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ T = TypeVar("T")
 _AT_ONCE, _UNASKED = 0.5, 3.0
 #: How often a page looks at its jobs, and after how many seconds a job that nobody looks at any more stops.
 _LOOK, _FORGOTTEN = 0.4, 60.0
+#: So many that failed or were cancelled are remembered.
+_ENDED = 32
 
 
 class Cancelled(Exception):
@@ -30,7 +33,7 @@ class Cancelled(Exception):
 
 @dataclass
 class Job:
-    """Work under way. ``done`` of ``total`` chunks; ``failed`` is a sentence for the reader, "" if nothing went wrong."""
+    """Work under way: ``done`` of ``total`` chunks. ``failed`` is a sentence for the reader, "" if all went well."""
 
     done: int = 0
     total: int = 0
@@ -105,6 +108,8 @@ def answer(
             return None
     given, named = cache.resolved(model, arguments, options)
     network = cache.private_copy(model)
+    for old in [other for other, ended in jobs.items() if ended.ended.is_set()][:-_ENDED]:
+        del jobs[old]
     job = jobs[key] = Job()
     workers.submit(_work, job, key, lambda: question(network, *given, progress=job.report, **named))
     _watch(key, what)
@@ -122,7 +127,7 @@ def _work(job: Job, key: tuple[Any, ...], compute: Callable[[], Any]) -> None:
         job.failed = str(error)
     except Exception:
         job.failed = "This could not be computed; the server's log says more."
-        raise
+        logging.getLogger(__name__).exception("a question failed")
     finally:
         job.ended.set()
 

@@ -4,7 +4,7 @@ import numpy as np
 import streamlit as st
 from PIL import Image
 
-from app import cache, state
+from app import cache, state, uploads
 from app.widgets import selection
 
 # A drawn icon, because Streamlit's own would be fetched from the network: the short-range pattern, one bit a cell.
@@ -21,6 +21,8 @@ PAGES = [
             help="The pixels that can reach a location, and how much each one does."),
     st.Page("views/attributions.py", title="Attribution", icon=":material/local_fire_department:",
             help="Predictions for a picture, and the pixels that speak for a class."),
+    st.Page("views/ledger.py", title="Branch ledger", icon=":material/account_tree:",
+            help="What each branch adds to a pre-activation, and what goes when it is switched off."),
     st.Page("views/binarizing.py", title="Binarization error", icon=":material/contrast:",
             help="What one-bit weights and activations lose, layer by layer."),
     st.Page("views/deployment.py", title="Deployment", icon=":material/memory:",
@@ -31,14 +33,16 @@ PAGES = [
             help="The same picture through up to four models."),
     st.Page("views/runs.py", title="Training runs", icon=":material/show_chart:",
             help="Loss, accuracy, flips and binarization error over training, also of runs that train right now."),
+    st.Page("views/own.py", title="Your own", icon=":material/upload_file:",
+            help="A checkpoint or a set of images of your own, for all the other pages."),
 ]  # fmt: skip
 
 page = st.navigation(PAGES)
 state.restore(page.title)
 models, problems = cache.catalogue()
-for problem in problems:
+for problem in filter(None, (*problems, uploads.folder_problem())):
     st.warning(problem, icon=":material/report:")
-selection.sidebar(models)
+selection.sidebar((*models, *uploads.models()))
 st.title(page.title)
 page.run()
 state.publish()

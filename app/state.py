@@ -1,86 +1,100 @@
-"""The selection that all pages share, kept in the session and in the URL.
+"""The selection that all pages share, kept in the session and in the address.
 
-A widget whose key is one of :data:`FIELDS` keeps its value across pages and appears in the address, so that a link
-restores the view. Values that come from an address are checked where they are used: :func:`valid` drops those that
-the widget does not offer.
+A widget whose key went through :func:`valid`, :func:`several` or :func:`text` keeps its value from page to page, and a
+link with the page's address restores it: model, picture, layer, token and class mean the same on every page. What an
+address says is checked against what the widget offers when the widget is drawn; anything else is dropped.
 """
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import streamlit as st
 
 T = TypeVar("T")
 
-#: What the address may hold, and how it is read. "upload" never appears there: a picture stays with its session.
-FIELDS: dict[str, type] = {
-    "model": str,
-    "models": list,
-    "runs": list,
-    "folder": str,
-    "image": int,
-    "layer": str,
-    "row": int,
-    "col": int,
-    "target": int,
-    "against": int,
-    "method": str,
-}
-
 
 def restore(page: str) -> None:
-    """Keep the selection from page to page; at a session's first run, take it from the address.
-
-    What cannot be read is dropped.
-    """
+    """Begin a run of a page: read the address at a session's first one, and bring back what other pages chose."""
+    session = st.session_state
+    if "link" not in session:
+        session["link"] = st.query_params.to_dict()
+        session["names"], session["shown"], session["published"] = set(), set(), {}
+        if "layer" in session["link"]:
+            choose_layer()
+    turned = session.get("page") != page
+    session["page"] = page
+    if turned:
+        session["shown"] = set()
     # A page that is left keeps what it last published: what was chosen inside a fragment is known there alone.
-    turned = st.session_state.get("page") != page
-    st.session_state["page"] = page
-    published = st.session_state.get("published", {}) if turned else {}
-    for name in FIELDS:
+    published = session["published"] if turned else {}
+    for name in session["names"]:
         # Streamlit forgets the value of a widget that a page does not show, unless it is written again.
-        if name in published or name in st.session_state:
-            st.session_state[name] = published.get(name, st.session_state.get(name))
-    if "restored" in st.session_state:
-        return
-    st.session_state["restored"] = True
-    for name, kind in FIELDS.items():
-        if name not in st.query_params:
-            continue
-        text = st.query_params[name]
-        if kind is list:
-            st.session_state[name] = text.split(",")
-        elif kind is str:
-            st.session_state[name] = text
-            if name == "layer":
-                choose_layer()
-        elif text.isdecimal() and len(text) < 10:
-            st.session_state[name] = int(text)
+        if name in published or name in session:
+            session[name] = published.get(name, session.get(name))
 
 
 def remember() -> None:
     """Note the selection for the next page; a callback of widgets in fragments, whose run may be cut short."""
-    st.session_state["published"] = {name: st.session_state[name] for name in FIELDS if name in st.session_state}
+    session = st.session_state
+    session["published"] = {name: session[name] for name in session["names"] if name in session}
 
 
 def publish() -> None:
-    """Write the selection into the address."""
+    """Write what this page shows into the address."""
     remember()
-    values = {name: st.session_state.get(name) for name in FIELDS}
-    texts = {
-        name: ",".join(value) if isinstance(value, list | tuple) else str(value)
-        for name, value in values.items()
-        if value not in (None, "", []) and (name != "layer" or layer_chosen())
-    }
+    texts = {}
+    for name in sorted(st.session_state["shown"]):
+        value = st.session_state.get(name)
+        if value not in (None, "", []) and (name != "layer" or layer_chosen()):
+            texts[name] = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     if st.query_params.to_dict() != texts:
         st.query_params.from_dict(texts)
 
 
 def valid(name: str, options: Sequence[T], default: T) -> T:
-    """The selected value if ``options`` holds it, else ``default``, which is then the selected one."""
+    """The chosen one of ``options``, which the address gives by its text; ``default``, then chosen, if it is none."""
+    if (linked := _taken(name)) is not None:
+        st.session_state[name] = next((option for option in options if str(option) == linked), default)
     if name not in st.session_state or st.session_state[name] not in options:
         st.session_state[name] = default
     value: T = st.session_state[name]
+    return value
+
+
+def several(name: str, options: Sequence[str], default: Iterable[str], most: int) -> list[str]:
+    """Those chosen of ``options``, ``most`` at most; ``default`` if nothing was chosen yet or nothing of it is there.
+
+    A reader who cleared the choice keeps it empty.
+    """
+    if (linked := _taken(name)) is not None:
+        st.session_state[name] = linked.split(",")
+    wanted = st.session_state.get(name)
+    found = [value for value in dict.fromkeys(wanted or ()) if value in options][:most]
+    if not found and (wanted is None or wanted):
+        found = list(default)[:most]
+    st.session_state[name] = found
+    return found
+
+
+def text(name: str, default: str = "") -> str:
+    """Text that the reader may type freely."""
+    if (linked := _taken(name)) is not None:
+        st.session_state[name] = linked
+    value: str = st.session_state.setdefault(name, default)
+    return value
+
+
+def linked(name: str) -> str:
+    """What the address that began the session says of something no widget has shown yet; "" if nothing."""
+    value: str = st.session_state["link"].get(name, "")
+    return value
+
+
+def _taken(name: str) -> str | None:
+    """Note that the page shows ``name``; what the address says of it, the first time."""
+    st.session_state["names"].add(name)
+    st.session_state["shown"].add(name)
+    value: Any = st.session_state["link"].pop(name, None)
     return value
 
 

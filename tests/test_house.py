@@ -31,7 +31,7 @@ def test_streamlit_knows_every_option() -> None:
 def test_the_server_is_closed_to_surprises() -> None:
     options = streamlit_options()
     assert options["server.enableXsrfProtection"] is True and options["server.enableCORS"] is True
-    assert options["server.maxUploadSize"] == 10
+    assert options["server.maxUploadSize"] == 100
     assert options["client.showErrorDetails"] == "none" and options["browser.gatherUsageStats"] is False
 
 

@@ -29,8 +29,7 @@ def exact() -> None:
             mlps[0] if mlps else names[-1],
             help="The field belongs to a location of this layer's output map.",
         )
-        about = layers[layer]
-        row, col = selection.token(about.height, about.width)
+        row, col = selection.token(model, picture, layer)
         field = cache.exact_receptive_field(model, layer, row, col)
         plain = cache.exact_receptive_field(model, layer, row, col, wrap=False)
         reached, border = st.columns(2)

@@ -10,7 +10,7 @@ import streamlit as st
 from analysis import runs as logs
 from analysis.figures import runs as figures
 from analysis.runs import Run
-from app import cache, runs
+from app import cache, runs, state
 from app.widgets import words
 
 #: Seconds between two looks at runs that are training.
@@ -65,15 +65,12 @@ def _span(seconds: float) -> str:
 def _choose(own: Mapping[str, Run], shipped: Mapping[str, Run]) -> list[str]:
     """The runs to draw; at first those that are training, the reader's own, and the longest logs."""
     offered = {**own, **shipped}
-    wanted = st.session_state.get("runs", ["none yet"])
-    st.session_state["runs"] = [key for key in wanted if key in offered][: figures.MOST]
-    if wanted and not st.session_state["runs"]:  # nothing was chosen so far, or an address named what is not here
-        now = _now()
+    now = _now()
 
-        def rank(key: str) -> tuple[bool, bool, int]:
-            return offered[key].state(now) != "training", key not in own, -len(offered[key].log)
+    def rank(key: str) -> tuple[bool, bool, int]:
+        return offered[key].state(now) != "training", key not in own, -len(offered[key].log)
 
-        st.session_state["runs"] = sorted(offered, key=rank)[:_FIRST]
+    state.several("runs", list(offered), sorted(offered, key=rank)[:_FIRST], figures.MOST)
     return st.multiselect(
         "Runs",
         list(offered),
@@ -248,6 +245,7 @@ st.markdown(
     "What happened while networks were trained, row by row of their logs: those of the models shipped here, and **your "
     "own runs**, also while they train."
 )
+state.text("folder")
 with st.container(horizontal=True, vertical_alignment="bottom"):
     typed = st.text_input(
         "Folder of runs",

@@ -38,7 +38,7 @@ def explore() -> None:
     with controls:
         layer = selection.layer(names, default)
         about = layers[layer]
-        row, col = selection.token(about.height, about.width)
+        row, col = selection.token(model, picture, layer)
         sources = cache.token_sources(model, layer, row, col)
         merged = distinct_sources(sources)
         _explain(about, merged)

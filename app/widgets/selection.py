@@ -9,8 +9,11 @@ import numpy as np
 import streamlit as st
 from PIL import Image
 
-from app import cache, state
-from app.cache import Model, Picture
+from analysis import sampling
+from app import cache, state, uploads
+from app.cache import ImageSet, Model, Picture
+from app.widgets import scale as scales
+from app.widgets import token_map
 
 
 def chosen() -> tuple[Model, Picture]:
@@ -29,9 +32,25 @@ def chosen() -> tuple[Model, Picture]:
     return model, picture
 
 
+#: Networks side by side, at most.
+MOST = 4
+
+
+def offered() -> tuple[Model, ...]:
+    """Every model one can choose: the shipped ones, or those of the folder shown instead, and the reader's own."""
+    models: tuple[Model, ...] = st.session_state["offered"]
+    return models
+
+
+def models() -> list[Model]:
+    """The model of the sidebar and those beside it, :data:`MOST` at most; a page that needs one ends without."""
+    by_id = {model.id: model for model in offered()}
+    return [chosen()[0], *(by_id[key] for key in st.session_state["beside"])]
+
+
 def sidebar(models: tuple[Model, ...]) -> None:
-    """Choose the model and the picture, in the sidebar of every page; :func:`chosen` tells them."""
-    st.session_state["chosen"] = (None, None)
+    """Choose models and picture, in the sidebar of every page; :func:`chosen` and :func:`models` tell them."""
+    st.session_state["chosen"], st.session_state["offered"] = (None, None), models
     if not models:
         return
     with st.sidebar:
@@ -45,6 +64,17 @@ def sidebar(models: tuple[Model, ...]) -> None:
             help="The trained network that every page looks into.",
         )
         model = by_id[key]
+        others = [other for other in by_id if other != key]
+        state.several("beside", others, _default_beside(model, models), MOST - 1)
+        st.multiselect(
+            "Beside it",
+            others,
+            format_func=lambda key: by_id[key].title,
+            key="beside",
+            max_selections=MOST - 1,
+            placeholder="no other",
+            help=f"Up to {MOST - 1} more networks, for the pages that set several side by side.",
+        )
         st.session_state["chosen"] = (model, _picture(model))
 
 
@@ -52,6 +82,18 @@ def _default_model(models: tuple[Model, ...]) -> Model:
     """The first one with everything to show: binary weights, binary activations and all three branches."""
     complete = (m for m in models if m.config.precision == "1/1" and m.config.mlp_groups and m.config.branches == "PSL")
     return next(complete, models[0])
+
+
+def _default_beside(model: Model, models: tuple[Model, ...]) -> list[str]:
+    """Two others of the model's own kind: same classes, same input, same precision."""
+    alike = [
+        other.id
+        for other in models
+        if other != model
+        and other.classes == model.classes
+        and (other.config.image_size, other.config.precision) == (model.config.image_size, model.config.precision)
+    ]
+    return alike[:2]
 
 
 def _picture(model: Model) -> Picture | None:
@@ -101,18 +143,33 @@ def _upload() -> Picture | None:
     file = st.file_uploader(
         "Picture file",
         key="upload",
-        help="PNG, JPEG, WebP, GIF, BMP or TIFF, up to 10 MB. It stays in this server's memory and is forgotten "
-        "with your session.",
+        max_upload_size=uploads.PICTURE_MB,
+        help=f"PNG, JPEG, WebP, GIF, BMP or TIFF, up to {uploads.PICTURE_MB} MB. It stays in this server's memory and "
+        "is forgotten with your session; a link to the view names it by its digest only.",
     )
+    # A link names an uploaded picture by its digest: the same file restores the view, and nobody is given it.
+    wanted = state.text("digest")
     if file is None:
-        st.caption("No file yet: the test image is shown.")
+        if wanted:
+            st.info(
+                f"This link looks at an uploaded picture (digest {wanted[:8]}…). Upload the same file to see the view; "
+                "until then the test image is shown."
+            )
+        else:
+            st.caption("No file yet: the test image is shown.")
         return None
     try:
-        return cache.uploaded_picture(file.getvalue())
+        picture = cache.uploaded_picture(file.getvalue())
     except cache.ImageError as error:
         instead = "" if cache.test_set() is None else " The test image is shown instead."
         st.error(f"{error}{instead}", icon=":material/broken_image:")
         return None
+    st.session_state["digest"] = picture.key[:DIGEST]
+    return picture
+
+
+#: Characters of a picture's digest in an address.
+DIGEST = 16
 
 
 def as_url(image: Image.Image) -> str:
@@ -156,21 +213,60 @@ def layer(options: list[str], default: str, label: str = "Layer", help: str = ""
     )
 
 
-def token(height: int, width: int) -> tuple[int, int]:
-    """A location of a layer's map, by number; pages add a map to click on."""
-    state.valid("row", range(height), height // 2)
-    state.valid("col", range(width), width // 2)
+def token(model: Model, picture: Picture, layer: str) -> tuple[int, int]:
+    """A location of a layer's output map, (row, column): clicked or moved by arrow keys on a map, or typed."""
+    about = cache.layers(model)[layer]
+    state.valid("row", range(about.height), about.height // 2)
+    state.valid("col", range(about.width), about.width // 2)
 
     def number(name: str, key: str, size: int, from_: str) -> int:
         help_ = f"{name} of the token on the layer's map, from the {from_}."
         return int(st.number_input(name, 0, size - 1, step=1, key=key, on_change=state.remember, help=help_))
 
-    rows, cols = st.columns(2)
-    with rows:
-        row = number("Row", "row", height, "top")
-    with cols:
-        col = number("Column", "col", width, "left")
+    with st.container(horizontal=True):
+        row, col = number("Row", "row", about.height, "top"), number("Column", "col", about.width, "left")
+    sources = cache.ask(sampling.token_sources, model, layer, row, col)
+    token_map.choose("token_map", layer, about, sources, as_url(cache.seen(model, picture).image))
     return row, col
+
+
+def images() -> ImageSet | None:
+    """The images to ask about together; None, with a sentence, if there are none."""
+    sets = {images.key: images for images in uploads.image_sets()}
+    if not sets:
+        st.info(
+            "There is no set of images to ask about: the test images were not found. Add a folder or a zip file of "
+            "your own on the page *Your own*.",
+            icon=":material/photo_library:",
+        )
+        return None
+    state.valid("set", list(sets), next(iter(sets)))
+    if len(sets) > 1:
+        st.selectbox(
+            "Images",
+            list(sets),
+            format_func=lambda key: f"{sets[key].title} ({len(sets[key]):,})",
+            key="set",
+            on_change=state.remember,
+            help="The set of images that the numbers below are about; add your own on the page Your own.",
+        )
+    return sets[st.session_state["set"]]
+
+
+def scale() -> scales.Scope:
+    """How far the colours of several maps reach, see :func:`app.widgets.scale.limits`."""
+    scope = state.valid("scale", list(scales.SCOPES), "row")
+    st.segmented_control(
+        "Colour scale",
+        list(scales.SCOPES),
+        format_func=scales.SCOPES.__getitem__,
+        key="scale",
+        required=True,
+        on_change=state.remember,
+        help="Whether the strongest colour stands for the largest value of each map, of the maps in its row, or of "
+        "all maps shown. Only maps on one scale can be compared by eye.",
+    )
+    return scope
 
 
 def clicked_token(selection: dict, height: int, width: int) -> tuple[int, int] | None:
