@@ -4,7 +4,7 @@ Weights are judged by their latent values, so every function works at any precis
 binarizing the weights as they are would do.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,6 +19,14 @@ from bcdnet.binarize import sign, weight_scale
 from bcdnet.evaluate import evaluating
 from bcdnet.layers import BinaryConv2d, BinaryMLP
 from bcdnet.model import Network
+
+Progress = Callable[[int, int], object]
+
+#: Images in one pass of a question about a set of them.
+CHUNK = 16
+
+#: The histograms of :class:`LatentWeights` in which weights can be marked.
+VIEWS = ("latent", "sign", "scaled")
 
 #: Exchange distance of a branch, nearest first.
 _DISTANCE = {"point": 0, "short": 1, "long": 2}
@@ -74,8 +82,9 @@ def branch_order(errors: pd.DataFrame, measure: str = "l1") -> pd.DataFrame:
 
     Returns:
         One row per layer with branches of at least two distances: ``layer``, ``group``, ``order`` (branches by falling
-        error, e.g. "point > long > short") and ``as_paper``: whether every nearer branch has a strictly larger error
-        than every farther one.
+        error, e.g. "point > long > short"); ``as_paper``: whether every nearer branch has a strictly larger error than
+        every farther one; ``opposite``: whether every nearer branch has a strictly smaller one; ``smallest``: the
+        branch of the smallest error.
     """
     rows = []
     for (layer, group), part in errors.groupby(["layer", "group"], sort=False):
@@ -83,15 +92,53 @@ def branch_order(errors: pd.DataFrame, measure: str = "l1") -> pd.DataFrame:
         if distance.nunique() < 2:
             continue
         pairs = [(d, e) for d, e in zip(distance, part[measure], strict=True)]
+        falling = part.sort_values(measure, ascending=False, kind="stable").branch
         rows.append(
             {
                 "layer": layer,
                 "group": group,
-                "order": " > ".join(part.sort_values(measure, ascending=False).branch),
+                "order": " > ".join(falling),
                 "as_paper": all(near > far for d1, near in pairs for d2, far in pairs if d1 < d2),
+                "opposite": all(near < far for d1, near in pairs for d2, far in pairs if d1 < d2),
+                "smallest": falling.iloc[-1],
             }
         )
-    return pd.DataFrame(rows, columns=["layer", "group", "order", "as_paper"])
+    return pd.DataFrame(rows, columns=["layer", "group", "order", "as_paper", "opposite", "smallest"])
+
+
+def order_summary(errors: pd.DataFrame, measure: str = "l1") -> pd.DataFrame:
+    """How often the order of :func:`branch_order` shows, model by model.
+
+    Args:
+        errors: of several models, which column ``model`` names; from :func:`analysis.bits.compare_errors`.
+        measure: "l1" (the paper's), "mse" or "relative".
+
+    Returns:
+        One row per model that has layers with branches of at least two distances: ``model``; ``layers``, how many;
+        ``as_paper`` and ``opposite``, in how many of them the error falls and rises strictly with the distance;
+        ``smallest``, the branch that most often has the smallest error, and ``smallest_in``, in how many layers;
+        ``order``: branches by falling mean error over these layers, weighted by their numbers of weights.
+    """
+    rows = []
+    for model, of_model in errors.groupby("model", sort=False):
+        layers = branch_order(of_model, measure)
+        if layers.empty:
+            continue
+        part = of_model[of_model.layer.isin(layers.layer)]
+        sums = part.assign(sum=part[measure] * part.n).groupby("branch", sort=False)[["sum", "n"]].sum()
+        often = layers.smallest.value_counts()
+        rows.append(
+            {
+                "model": model,
+                "layers": len(layers),
+                "as_paper": int(layers.as_paper.sum()),
+                "opposite": int(layers.opposite.sum()),
+                "smallest": often.index[0],
+                "smallest_in": int(often.iloc[0]),
+                "order": " > ".join((sums["sum"] / sums.n).sort_values(ascending=False, kind="stable").index),
+            }
+        )
+    return pd.DataFrame(rows, columns=["model", "layers", "as_paper", "opposite", "smallest", "smallest_in", "order"])
 
 
 def weight_statistics(model: Network, near_zero: float = 0.1) -> pd.DataFrame:
@@ -161,6 +208,46 @@ def activation_statistics(model: Network, x: Tensor) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def activation_error(model: Network, images: Tensor, progress: Progress | None = None) -> pd.DataFrame:
+    """Error of replacing what reaches each sign by its scaled signs, image by image (Eq. 23, asked of activations).
+
+    ``l1 = (1/n) sum_i |A_i - alpha sign(A_i)|`` over a layer's map of one image, with A the map minus its threshold and
+    ``alpha = mean |A|``. The networks multiply by the bare signs; one scale a layer is what the batch normalisation
+    behind the product can hold, and the best one for a single image, so the error tells the least that is lost.
+
+    Args:
+        model: any network of the library, run in eval mode; at real precisions, what a sign would lose.
+        images: normalised, (N, C, H, W).
+        progress: called with (done, total) images after each :data:`CHUNK`; raise in it to cancel.
+
+    Returns:
+        One row per layer with a sign and image: ``layer``; ``image``, 0 to N - 1; ``l1``; ``mse``, the mean square of
+        the same differences; ``relative = l1 / alpha``, free of the map's scale (0 for a map of zeros); ``alpha``.
+
+    Raises:
+        ValueError: no images, or of a shape the network cannot take.
+    """
+    if not len(images):
+        raise ValueError("the error of activations needs at least one image.")
+    parts, done = [], 0
+    for chunk in images.split(CHUNK):
+        for layer, (values, _) in before_sign(model, chunk).items():
+            magnitude = values.double().abs().flatten(1)  # (N, C, H, W) -> (N, C*H*W)
+            alpha = magnitude.mean(1)
+            difference = (magnitude - alpha[:, None]).abs()  # |A - alpha sign(A)| = ||A| - alpha|
+            l1 = difference.mean(1)
+            numbers = {"l1": l1, "mse": difference.square().mean(1)}
+            numbers |= {"relative": torch.where(alpha > 0, l1 / alpha, 0.0), "alpha": alpha}
+            index = {"layer": layer, "image": range(done, done + len(chunk))}
+            parts.append(pd.DataFrame(index | {name: value.cpu().numpy() for name, value in numbers.items()}))
+        done += len(chunk)
+        if progress:
+            progress(done, len(images))
+    frame = pd.concat(parts, ignore_index=True)
+    order = {layer: position for position, layer in enumerate(dict.fromkeys(frame.layer))}
+    return frame.sort_values("layer", key=lambda layers: layers.map(order), kind="stable", ignore_index=True)
 
 
 def thresholds(model: Network, x: Tensor | None = None) -> pd.DataFrame:
@@ -281,3 +368,58 @@ def latent_weights(model: Network, layer: str, branch: str | None = None) -> Lat
     # Copies: the caller must not be able to write into the network.
     latent, bits_, scaled = (t.cpu().numpy().copy() for t in (weight, bits, alpha * bits))
     return LatentWeights(latent, bits_, scaled, alpha.flatten().cpu().numpy())
+
+
+@dataclass(frozen=True)
+class Marked:
+    """Some weights of a product, to be found again in each of its histograms.
+
+    Attributes:
+        chosen: bool, of the weights' shape.
+        n: how many there are; the numbers below are NaN where there are none.
+        share: of all weights of the product.
+        positive: share of +1 among them.
+        near_zero: share of them whose latent weight is smaller than ``near_zero * alpha`` of its output channel.
+        l1: their mean ``|W - alpha sign(W)|``.
+        error_share: their part of the product's summed error; 0 where the product has none.
+    """
+
+    chosen: NDArray[np.bool_]
+    n: int
+    share: float
+    positive: float
+    near_zero: float
+    l1: float
+    error_share: float
+
+
+def mark_weights(weights: LatentWeights, low: float, high: float, of: str = "latent", near_zero: float = 0.1) -> Marked:
+    """The weights whose value lies in a range of one histogram, and what they share.
+
+    Args:
+        weights: from :func:`latent_weights`.
+        low, high: the range, both ends included.
+        of: the histogram, one of :data:`VIEWS`.
+        near_zero: as in :func:`weight_statistics`.
+
+    Raises:
+        ValueError: another histogram.
+    """
+    if of not in VIEWS:
+        raise ValueError(f"weights are marked by one of {', '.join(VIEWS)}, not by {of!r}.")
+    values = getattr(weights, of)
+    chosen = (values >= low) & (values <= high)
+    error = np.abs(weights.latent.astype(np.float64) - weights.scaled)
+    alpha = weights.alpha.reshape(-1, *[1] * (weights.latent.ndim - 1))
+    n, total = int(chosen.sum()), float(error.sum())
+    if not n:
+        return Marked(chosen, 0, 0.0, np.nan, np.nan, np.nan, np.nan)
+    return Marked(
+        chosen,
+        n,
+        n / chosen.size,
+        float((weights.sign[chosen] > 0).mean()),
+        float((np.abs(weights.latent) < near_zero * alpha)[chosen].mean()),
+        float(error[chosen].mean()),
+        float(error[chosen].sum()) / total if total else 0.0,
+    )

@@ -14,15 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from analysis.binarization import before_sign, binarization_error, entropy, recording_signs
+from analysis.binarization import CHUNK, Progress, before_sign, binarization_error, entropy, recording_signs
 from bcdnet.evaluate import evaluating
 from bcdnet.layers import RSign
 from bcdnet.model import Network
-
-Progress = Callable[[int, int], object]
-
-#: Images in one pass of :func:`information`.
-CHUNK = 16
 
 #: How :func:`fewest_flips` may rank the bits of a layer.
 ORDERS = ("gradient", "margin", "random")
@@ -68,6 +63,42 @@ def margins(model: Network, x: Tensor) -> dict[str, Margins]:
         usable = np.where(spread > 0, spread, np.nan)
         found[layer] = Margins(layer, value, spread, value / usable[:, None, None])
     return found
+
+
+def token_margins(
+    found: Margins, show: int | str = "nearest", relative: bool = True
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Margins of one layer as one number a token.
+
+    Args:
+        found: of one layer, from :func:`margins`.
+        show: a channel; or "nearest", at each token the margin of the bit that is nearest to its threshold; or "mean",
+            the mean distance of the token's bits, which has no sign.
+        relative: as multiples of the channel's spread, which leaves out channels that are the same everywhere; else in
+            the map's unit.
+
+    Returns:
+        Margins (H, W), NaN where no channel has one; and the channel that each is of, (H, W), -1 for a mean.
+
+    Raises:
+        ValueError: no such channel, or another word.
+    """
+    values = found.relative if relative else found.value
+    channels, height, width = values.shape
+    if show == "mean":
+        known = ~np.isnan(values)
+        count = known.sum(0)
+        sums = np.abs(np.where(known, values, 0)).sum(0)
+        return np.where(count, sums / np.maximum(count, 1), np.nan), np.full((height, width), -1)
+    if show == "nearest":
+        which = np.where(np.isnan(values), np.inf, np.abs(values)).argmin(0)
+    elif isinstance(show, int) and 0 <= show < channels:
+        which = np.full((height, width), show)
+    else:
+        raise ValueError(
+            f"layer {found.layer} has the channels 0 to {channels - 1}, 'nearest' and 'mean', not {show!r}."
+        )
+    return np.take_along_axis(values, which[None], 0)[0], which
 
 
 def margin_summary(

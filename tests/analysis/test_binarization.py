@@ -6,10 +6,15 @@ import pytest
 import torch
 
 from analysis.binarization import (
+    CHUNK,
+    LatentWeights,
+    activation_error,
     activation_statistics,
     binarization_error,
     branch_order,
     latent_weights,
+    mark_weights,
+    order_summary,
     thresholds,
     weight_statistics,
 )
@@ -80,8 +85,35 @@ def test_branch_order_tells_the_truth():
     )
     order = branch_order(frame).set_index("layer")
     assert order.as_paper.to_dict() == {"a": True, "b": False, "c": False, "d": True, "e": False}
+    assert order.opposite.to_dict() == dict.fromkeys("abcde", False)
+    assert order.smallest.to_dict() == {"a": "long", "b": "short", "c": "long", "d": "short", "e": "long 2"}
     assert order.order["b"] == "point > long > short"
     assert branch_order(frame[frame.layer == "f"]).empty
+    turned = branch_order(frame.assign(l1=-frame.l1)).set_index("layer")
+    assert turned.opposite.to_dict() == order.as_paper.to_dict() and not turned.as_paper.any()
+
+
+def test_order_summary_counts_layers_and_weighs_the_means():
+    def errors(model, layer, n, point, short, long):
+        values = {"point": point, "short": short, "long": long}
+        return [{"model": model, "layer": layer, "group": "g", "branch": b, "l1": v, "n": n} for b, v in values.items()]
+
+    frame = pd.DataFrame(
+        errors("A", "a", 1, 3.0, 2.0, 1.0)
+        + errors("A", "b", 1, 3.0, 2.0, 1.5)
+        + errors("A", "c", 2, 1.0, 2.0, 4.0)
+        + [{"model": "A", "layer": "d", "group": "g", "branch": "conv", "l1": 9.0, "n": 100}]
+        + [{"model": "R", "layer": "d", "group": "g", "branch": "conv", "l1": 9.0, "n": 100}]
+        + errors("B", "a", 1, 1.0, 3.0, 2.0)
+    )
+    summary = order_summary(frame).set_index("model")
+    # Weighted means of A: point (3 + 3 + 2 * 1) / 4 = 2, short 2, long (1 + 1.5 + 2 * 4) / 4 = 2.625.
+    expected = {"layers": 3, "as_paper": 2, "opposite": 1, "smallest": "long", "smallest_in": 2}
+    assert summary.loc["A"].to_dict() == {**expected, "order": "long > point > short"}
+    expected = {"layers": 1, "as_paper": 0, "opposite": 0, "smallest": "point", "smallest_in": 1}
+    assert summary.loc["B"].to_dict() == {**expected, "order": "short > long > point"}
+    assert list(summary.index) == ["A", "B"]
+    assert order_summary(frame[frame.model == "R"]).empty
 
 
 def test_weight_statistics_by_hand():
@@ -114,6 +146,46 @@ def test_activation_entropy_of_a_channel_that_is_half_on():
     x[..., :2] = -1
     first = activation_statistics(model, x).set_index("layer").loc["conv1_3x3"]
     assert (first.positive, first.entropy, first.constant) == (0.625, 0.75, 0.25)  # 1/2, 1/2, 1/2, 1
+
+
+def test_activation_error_by_hand():
+    model = net()
+    with torch.no_grad():
+        model.stem.conv.weight.zero_()
+        model.stem.conv.weight[0, 0, 1, 1] = 1
+        model.stem.bn.bias.copy_(torch.tensor([0.0, -1, 1, 0]))
+        model.stem.bn.eps = 0.0
+    x = torch.stack([torch.full((1, 4, 4), 2.0), torch.zeros(1, 4, 4)])
+    frame = activation_error(model, x)
+    assert list(frame.layer[::2]) == ["conv1_3x3", "conv1_1x1", "mlp1_1", "mlp1_point"]
+    assert frame.image.tolist() == [0, 1] * 4
+    first = frame[frame.layer == "conv1_3x3"].drop(columns="layer")
+    # Magnitudes 2, 1, 1, 0: their mean is 1, and they are off it by 1, 0, 0, 1. Then 0, 1, 1, 0.
+    expected = [[0, 0.5, 0.5, 0.5, 1], [1, 0.5, 0.25, 1, 0.5]]
+    np.testing.assert_allclose(first[["image", "l1", "mse", "relative", "alpha"]], expected, atol=1e-6)
+    constant_input(model, [0, 0, 0, 0])
+    zeros = activation_error(model, x).set_index(["layer", "image"]).loc[("conv1_3x3", 0)]
+    assert zeros.tolist() == [0, 0, 0, 0]
+
+
+def test_activation_error_does_not_depend_on_the_chunks_and_can_be_cancelled():
+    model, seen = net("bcdnet_b"), []
+    x = torch.randn(CHUNK + 3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    whole = activation_error(model, x, lambda *at: seen.append(at))
+    assert seen == [(CHUNK, CHUNK + 3), (CHUNK + 3, CHUNK + 3)]
+    last = activation_error(model, x[-1:]).drop(columns="image").set_index("layer")
+    np.testing.assert_allclose(
+        whole[whole.image == CHUNK + 2].drop(columns="image").set_index("layer"), last, rtol=1e-5
+    )
+    with pytest.raises(ValueError, match="at least one image"):
+        activation_error(model, x[:0])
+
+    def stop(done: int, total: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        activation_error(model, x, stop)
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_thresholds_are_where_the_bit_turns():
@@ -156,7 +228,34 @@ def test_latent_weights_by_hand_and_as_copies():
         latent_weights(model, "conv1_1x1", "long")
 
 
-@pytest.mark.parametrize("ask", [activation_statistics, thresholds])
+def by_hand() -> LatentWeights:
+    latent = np.array([[1.0, -3], [0.1, -4.1]])
+    sign = np.array([[1.0, -1], [1, -1]])
+    alpha = np.array([2, 2.1])
+    return LatentWeights(latent, sign, alpha[:, None] * sign, alpha)
+
+
+def test_marked_weights_by_hand():
+    weights = by_hand()  # off by 1, 1, 2 and 2
+    latent = mark_weights(weights, 0, 1)
+    assert latent.chosen.tolist() == [[True, False], [True, False]]
+    assert (latent.n, latent.share, latent.positive, latent.near_zero) == (2, 0.5, 1, 0.5)  # 0.1 < 0.21, not 1 < 0.2
+    assert (latent.l1, latent.error_share) == (pytest.approx(1.5), pytest.approx(0.5))
+    assert mark_weights(weights, 0, 1, near_zero=0.6).near_zero == 1
+    signs = mark_weights(weights, -1, -1, "sign")
+    assert signs.chosen.tolist() == [[False, True], [False, True]] and signs.positive == signs.near_zero == 0
+    scaled = mark_weights(weights, 2.05, 9, "scaled")
+    assert scaled.chosen.tolist() == [[False, False], [True, False]]
+    assert (scaled.l1, scaled.error_share) == (pytest.approx(2), pytest.approx(1 / 3))
+    none = mark_weights(weights, 5, 6)
+    assert none.n == none.share == 0 and not none.chosen.any() and np.isnan([none.positive, none.l1]).all()
+    exact = LatentWeights(weights.scaled, weights.sign, weights.scaled, weights.alpha)
+    assert mark_weights(exact, 0, 9).error_share == 0
+    with pytest.raises(ValueError, match="latent, sign, scaled, not by 'bits'"):
+        mark_weights(weights, 0, 1, "bits")
+
+
+@pytest.mark.parametrize("ask", [activation_statistics, activation_error, thresholds])
 def test_no_hook_or_mode_is_left_behind(ask):
     model = net("bcdnet_b").train()
     before = {key: value.clone() for key, value in model.state_dict().items()}

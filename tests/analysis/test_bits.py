@@ -13,8 +13,8 @@ from torch import Tensor
 
 import analysis.bits
 import analysis.figures.bits as figures
+from analysis.binarization import CHUNK
 from analysis.bits import (
-    CHUNK,
     ORDERS,
     DynamicBits,
     Margins,
@@ -31,6 +31,7 @@ from analysis.bits import (
     information,
     margin_summary,
     margins,
+    token_margins,
 )
 from bcdnet import create_model
 from bcdnet.model import Network
@@ -81,6 +82,28 @@ def test_margins_by_hand(precision):
     np.testing.assert_allclose(row[["q00", "q50", "q100"]].astype(float), [0.5, 1, 1.5], **near)
     row = margin_summary(found, eps=0.75, relative=False).set_index("layer").loc["conv1_3x3"]
     assert row.near == 24 / 64  # 8 bits at 0.5 and 16 at 0.25
+
+
+def test_token_margins_by_hand():
+    value = np.array([[[3.0, -1]], [[-2, 4]], [[0.5, 0.5]]])  # (3, 1, 2)
+    spread = np.array([2.0, 4, 0])
+    found = Margins("a", value, spread, value / np.array([2, 4, np.nan])[:, None, None])
+    for show, relative, shown, which in (
+        ("nearest", False, [0.5, 0.5], [2, 2]),
+        ("nearest", True, [-0.5, -0.5], [1, 0]),
+        ("mean", False, [5.5 / 3, 5.5 / 3], [-1, -1]),
+        ("mean", True, [1, 0.75], [-1, -1]),
+        (1, False, [-2, 4], [1, 1]),
+        (2, True, [np.nan, np.nan], [2, 2]),
+    ):
+        grid, channel = token_margins(found, show, relative)
+        np.testing.assert_allclose(grid, [shown])
+        assert channel.tolist() == [which]
+    nothing = Margins("a", value, 0 * spread, np.nan * value)
+    assert np.isnan(token_margins(nothing, "mean")[0]).all() and np.isnan(token_margins(nothing)[0]).all()
+    for wrong in (3, -1, "far"):
+        with pytest.raises(ValueError, match="the channels 0 to 2, 'nearest' and 'mean', not"):
+            token_margins(found, wrong)
 
 
 def test_margins_of_constant_channels_have_no_relative_distance():
