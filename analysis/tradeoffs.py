@@ -1,21 +1,31 @@
 """Accuracy against cost: what the paper prints, what this code counts, and what the shipped models were measured at.
 
-Every row says which of the three it is in a column ``kind``: "quoted", "computed" or "measured".
+Every row says which of the three it is in a column ``kind``: "quoted", "computed" or "measured". The time of a network
+that nobody timed is estimated, by a sum that is fitted to layers which were (:func:`latency_model`).
 """
 
+import json
+import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
+from scipy.optimize import nnls
 
 from bcdnet.cost import NetworkCost, network_cost
+from bcdnet.engine import describe_units
+from bcdnet.model import Network
 from bcdnet.variants import VARIANTS, Config
 
 #: A trained model: id, title, configuration, card.
 Trained = tuple[str, str, Config, Mapping[str, Any]]
 
 _DATA = Path(__file__).parent / "data"
+_BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 _PAPER = "BCDNet, ECCV 2022 (quoted)"
 
 #: Unit of a column of counts in the paper's Table 1.
@@ -93,6 +103,9 @@ _OURS = {
     "BCDNet-A (R18)": "bcdnet_a_18",
     "BCDNet-B (R18)": "bcdnet_b_18",
 }
+
+#: The network whose layers the benchmarks time one by one.
+_TIMED = "bcdnet_a"
 
 COSTS = ["bops", "flops_full", "flops_conv_fc", "ops_full", "ops_conv_fc", "params", "binary_params", "megabytes"]
 
@@ -278,27 +291,63 @@ def scatter_points(models: Iterable[Trained] = ()) -> pd.DataFrame:
     return pd.concat([points, measured[columns]], ignore_index=True) if len(measured) else points
 
 
-def with_latency(points: pd.DataFrame, latencies: pd.DataFrame) -> pd.DataFrame:
-    """Points with the time that each network was measured to take.
+def with_measured(
+    points: pd.DataFrame, values: pd.DataFrame, column: str, what: str, kind: str = "measured"
+) -> pd.DataFrame:
+    """Points with one more cost, which was measured.
 
     Args:
         points: from :func:`scatter_points`.
-        latencies: ``name``, ``latency_ms`` (milliseconds for one image) and ``how`` it was measured, in words.
+        values: ``name``, ``value``, and in words ``how`` each was measured.
+        column: what the new column is called, e.g. "latency_ms".
+        what: the same for readers, e.g. "time".
+        kind: which points the values belong to. The paper's networks and the models here have names in common and are
+            different networks.
 
     Returns:
-        The points with a column ``latency_ms``, NaN for those whose accuracy is quoted: they are other networks, which
-        were not timed. Where it is known, ``cost_kind`` is "measured" and ``source`` says how.
+        The points with ``column``, NaN where nothing is known. Where it is, ``cost_kind`` is "measured" and ``source``
+        says how.
     """
-    timed = (
-        points[points.kind == "measured"][["name"]]
-        .merge(latencies, on="name", how="left")
-        .set_axis(points.index[points.kind == "measured"])
-    )
-    points = points.assign(latency_ms=timed.latency_ms)
-    known = points.latency_ms.notna()
+    ours = points.kind == kind
+    found = points[ours][["name"]].merge(values, on="name", how="left").set_axis(points.index[ours])
+    points = points.assign(**{column: found.value})
+    known = points[column].notna()
     points.loc[known, "cost_kind"] = "measured"
-    points.loc[known, "source"] += "; time: " + timed.how
+    points.loc[known, "source"] += f"; {what}: " + found.how
     return points
+
+
+def benchmark(name: str) -> dict[str, Any]:
+    """A result file of `make bench` as committed: "layers" or "networks".
+
+    Raises:
+        ValueError: the file is not there; an installed package comes without.
+    """
+    try:
+        document: dict[str, Any] = json.loads((_BENCHMARKS / f"{name}.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"there are no timings benchmarks/results/{name}.json; make them with `make bench`."
+        ) from error
+    return document
+
+
+def benchmark_latencies(networks: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """Time of one image through the paper's networks, packed, on the machine of the committed benchmark.
+
+    Args:
+        networks: a result file of ``python -m benchmarks.networks``; the committed one if None.
+
+    Returns:
+        ``name`` as in :func:`scatter_points`, ``variant``, ``value`` (median, milliseconds, one thread) and ``how``,
+        which names the processor. Weights were random, which changes no time.
+    """
+    document = benchmark("networks") if networks is None else networks
+    names = {variant: method.split(" [")[0] for method, variant in _OURS.items()}
+    timed = _packed_times(document)
+    table = pd.DataFrame({"variant": list(timed), "value": list(timed.values())})
+    table = table.assign(name=table.variant.map(names), how=f"measured elsewhere, on {_machine(document)}")
+    return table.dropna(subset="name", ignore_index=True)[["name", "variant", "value", "how"]]
 
 
 def pareto_front(points: pd.DataFrame, cost: str, accuracy: str = "top1") -> pd.DataFrame:
@@ -312,6 +361,135 @@ def pareto_front(points: pd.DataFrame, cost: str, accuracy: str = "top1") -> pd.
     twin = known.duplicated([cost, accuracy]) & known[accuracy].eq(best_before)
     front = known[accuracy].gt(best_before)
     return known[front | (twin & front.groupby([known[cost], known[accuracy]]).transform("any"))]
+
+
+#: What the time of a layer is a sum of -> the work that a unit of it is, in words.
+WORK = {
+    "binary_3x3": "binary multiply-accumulate of a 3×3 convolution",
+    "binary_1x1": "binary multiply-accumulate of a 1×1 convolution or binary MLP",
+    "real_conv": "real multiply-accumulate of a convolution",
+    "real_linear": "real multiply-accumulate of a linear layer",
+    "elements": "element written, or read once more for its context",
+    "layers": "layer",
+}
+
+
+def latency_work(config: Config, image_size: tuple[int, int] | None = None) -> pd.DataFrame:
+    """What the packed engine has to do for one image, layer by layer.
+
+    Args:
+        config: a 1/1 network without MLP-Mixers.
+        image_size: (height, width) in pixels; the configuration's own if None.
+
+    Returns:
+        Index ``layer``: "stem", the units, "head"; the columns of WORK in plain counts. ``elements`` are those of the
+        layer's output; with an embedding those of its input again, whose bits are made in a pass of their own once the
+        mean of the finished map is known.
+
+    Raises:
+        PackError: the engine cannot run it.
+        InputError: the strides do not allow this image size.
+    """
+    with torch.device("meta"):
+        units = {unit.name: unit for unit in describe_units(Network(config))}
+    work = {name: dict.fromkeys(WORK, 0) | {"layers": 1} for name in ("stem", *units, "head")}
+    for layer in network_cost(config, image_size).layers:
+        parts = layer.name.split(".")
+        name = parts[1] if parts[0] == "units" else "stem" if parts[0] == "stem" else "head"
+        unit, amount = units.get(name), work[name]
+        if layer.kind == "BinaryConv2d":
+            amount["binary_3x3" if unit is not None and unit.kernel > 1 else "binary_1x1"] += layer.bops
+        elif layer.kind in ("Conv2d", "Linear"):
+            amount["real_conv" if layer.kind == "Conv2d" else "real_linear"] += layer.macs
+        written = layer.kind == ("Conv2d" if unit is None else "RPReLU")
+        read_again = layer.kind == "RSign" and unit is not None and unit.context > 0
+        if written or read_again:
+            amount["elements"] += math.prod(layer.output)
+    return pd.DataFrame.from_dict(work, orient="index").rename_axis("layer")
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """How long one image takes on one machine, as a sum over the work of the layers; see :func:`latency_model`.
+
+    Attributes:
+        machine: processor, instruction set and threads, in words.
+        ns: nanoseconds for each unit of WORK, by its name.
+        layers: what it was fitted to: index ``layer``, ``measured_ms``, ``estimated_ms``.
+        held_out: whole networks that it was not fitted to: index ``network``, ``measured_ms``, ``estimated_ms``,
+            ``error`` in percent of the measured time.
+    """
+
+    machine: str
+    ns: pd.Series
+    layers: pd.DataFrame
+    held_out: pd.DataFrame
+
+    @property
+    def within(self) -> float:
+        """Largest error, in percent, on the networks held out."""
+        return float(self.held_out.error.abs().max())
+
+    def estimate(self, config: Config, image_size: tuple[int, int] | None = None) -> pd.Series:
+        """Milliseconds for each layer, index ``layer``; their sum is the network's. Raises as :func:`latency_work`."""
+        return _milliseconds(latency_work(config, image_size), self.ns)
+
+
+def latency_model(layers: Mapping[str, Any] | None = None, networks: Mapping[str, Any] | None = None) -> LatencyModel:
+    """Fit the time of every layer of BCDNet-A by the work it is; check on the networks that were timed as a whole.
+
+    ``time = sum over WORK of ns[work] * amount[work]``, with the ``ns >= 0`` of least squares (Lawson and Hanson, 1974)
+    over the timed units, stem, head and what the engine takes between layers, each counted once.
+
+    Args:
+        layers, networks: result files of ``python -m benchmarks.layers`` and ``python -m benchmarks.networks``, of the
+            same machine; the committed ones if None. What counts are batches of one image on one thread.
+
+    Raises:
+        ValueError: the files are not there, or are of two machines.
+    """
+    layers = benchmark("layers") if layers is None else layers
+    networks = benchmark("networks") if networks is None else networks
+    isa = networks["isa"]
+    if layers["machine"]["cpu"] != networks["machine"]["cpu"] or isa not in layers["isas"]:
+        raise ValueError("the timings of layers and of networks are of two machines; run `make bench` on one.")
+    kinds = _single(networks)["breakdown"]["kinds"]
+    times = {name: row["unit_ms"] for row in layers["isas"][isa]["layers"] for name in row["layers"]}
+    times |= {name: kinds[name]["ms"] for name in ("stem", "head")}
+    work = latency_work(VARIANTS[_TIMED])
+    work = work.loc[[name for name in work.index if name in times]]
+    between = pd.DataFrame([{"layers": len(work)}], index=["between layers"], columns=work.columns).fillna(0)
+    work = pd.concat([work, between]).rename_axis("layer")
+    measured = pd.Series(times | {"between layers": kinds["between layers"]["ms"]}).reindex(work.index)
+    amounts = work.to_numpy(np.float64)
+    scale = amounts.max(axis=0)  # so that large counts and small ones weigh alike in the arithmetic
+    ns = pd.Series(nnls(amounts / scale, 1e6 * measured.to_numpy(np.float64))[0] / scale, work.columns)
+
+    fitted = pd.DataFrame({"measured_ms": measured, "estimated_ms": _milliseconds(work, ns)})
+    whole = {name: ms for name, ms in _packed_times(networks).items() if name != _TIMED}
+    held_out = pd.DataFrame({"measured_ms": whole}).rename_axis("network")
+    held_out["estimated_ms"] = [_milliseconds(latency_work(VARIANTS[name]), ns).sum() for name in whole]
+    held_out["error"] = 100 * (held_out.estimated_ms / held_out.measured_ms - 1)
+    return LatencyModel(_machine(networks), ns, fitted, held_out)
+
+
+def _milliseconds(work: pd.DataFrame, ns: pd.Series) -> pd.Series:
+    return (work @ ns / 1e6).rename("ms")
+
+
+def _single(networks: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The run of one image on one thread."""
+    run: Mapping[str, Any] = next(run for run in networks["runs"] if (run["batch"], run["threads"]) == (1, 1))
+    return run
+
+
+def _packed_times(networks: Mapping[str, Any]) -> dict[str, float]:
+    """Median milliseconds of one image on one thread by variant, on the instruction set that users get."""
+    return {row["network"]: row["median_ms"] for row in _single(networks)["rows"] if row["runtime"] == "engine"}
+
+
+def _machine(document: Mapping[str, Any]) -> str:
+    return f"{document['machine']['cpu']}, {document['isa']}, 1 thread"
 
 
 def _totals(cost: NetworkCost) -> dict[str, float]:

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from analysis.figures.palette import BLUE, GREEN, GREY, INK, ORANGE, VERMILION, layout
 from analysis.tradeoffs import pareto_front
 
-#: Title of an axis by column of :func:`analysis.tradeoffs.scatter_points` and :func:`analysis.tradeoffs.with_latency`.
+#: Title of an axis by column of :func:`analysis.tradeoffs.scatter_points` and :func:`analysis.tradeoffs.with_measured`.
 AXES = {
     "ops_full": "OPs = BOPs/64 + FLOPs (full convention)",
     "ops_conv_fc": "OPs = BOPs/64 + FLOPs (conv+fc convention)",

@@ -67,7 +67,7 @@ def _scatter(configured: pd.DataFrame | None) -> None:
         if timed:
             times = latency.latencies(here, "cost_time")
             table = _times(here, times)
-            shown = tradeoffs.with_latency(shown, table)
+            shown = tradeoffs.with_measured(shown, table.rename(columns={"latency_ms": "value"}), "latency_ms", "time")
         with place:
             if dataset == "ImageNet-1K":
                 words.badge("quoted", "Xing et al., ECCV 2022, Tables 1 and 2")

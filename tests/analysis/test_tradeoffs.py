@@ -7,15 +7,19 @@ from nets import TINY
 
 from analysis.tradeoffs import (
     COSTS,
+    benchmark,
+    benchmark_latencies,
     computed_costs,
     custom_cost,
+    latency_model,
+    latency_work,
     layer_costs,
     measured_results,
     paper_table,
     paper_vs_computed,
     pareto_front,
     scatter_points,
-    with_latency,
+    with_measured,
 )
 from bcdnet.variants import VARIANTS, get_config
 
@@ -151,8 +155,10 @@ def test_pareto_front_by_hand():
     assert pareto_front(dearer, "cost").index.tolist() == [0]
 
 
-def test_time_belongs_to_the_models_that_were_timed():
-    points = pd.DataFrame(
+@pytest.fixture
+def namesakes():
+    """Two networks called "a": one of the paper, one of ours."""
+    return pd.DataFrame(
         {
             "name": ["a", "b", "a"],
             "kind": ["quoted", "measured", "measured"],
@@ -161,8 +167,123 @@ def test_time_belongs_to_the_models_that_were_timed():
         },
         index=[3, 5, 9],
     )
-    timed = with_latency(points, pd.DataFrame({"name": ["a"], "latency_ms": [0.25], "how": ["packed, avx2"]}))
+
+
+def test_time_belongs_to_the_models_that_were_timed(namesakes):
+    times = pd.DataFrame({"name": ["a"], "value": [0.25], "how": ["packed, avx2"]})
+    timed = with_measured(namesakes, times, "latency_ms", "time")
     np.testing.assert_array_equal(timed.latency_ms, [np.nan, np.nan, 0.25])  # the quoted "a" is another network
     assert timed.cost_kind.tolist() == ["quoted", "computed", "measured"]
     assert timed.source.tolist() == ["paper", "card b", "card a; time: packed, avx2"]
-    assert "latency_ms" not in points and timed.index.tolist() == [3, 5, 9]
+    assert "latency_ms" not in namesakes and timed.index.tolist() == [3, 5, 9]
+
+
+def test_a_benchmark_belongs_to_the_networks_of_the_paper(namesakes):
+    times = pd.DataFrame({"name": ["a"], "value": [6.0], "how": ["elsewhere"]})
+    timed = with_measured(namesakes, times, "latency_ms", "time", kind="quoted")
+    np.testing.assert_array_equal(timed.latency_ms, [6, np.nan, np.nan])
+    assert timed.source.tolist() == ["paper; time: elsewhere", "card b", "card a"]
+
+
+# -- estimated time ---------------------------------------------------------------------------------------------------
+
+
+def test_work_of_a_tiny_network_by_hand():
+    work = latency_work(get_config("bcdnet_b", **TINY, mlp_groups=2))
+    # The stem: 1 -> 4 channels, 3x3 at stride 1 on 28x28 tokens.
+    assert work.loc["stem"].to_dict() == {
+        "binary_3x3": 0, "binary_1x1": 0, "real_conv": 9 * 4 * 784, "real_linear": 0, "elements": 4 * 784, "layers": 1,
+    }  # fmt: skip
+    # 4 -> 4 channels, 3x3; 4 channels are read once more for their context, which is 4 -> 1 -> 4 and -> 4.
+    first = work.loc["conv1_3x3"]
+    assert (first.binary_3x3, first.binary_1x1) == (9 * 4 * 4 * 784, 0)
+    assert (first.elements, first.real_linear, first.real_conv) == (2 * 4 * 784, 4 + 4 + 4, 0)
+    # 4 -> 8 channels.
+    assert work.loc["conv1_1x1", ["binary_1x1", "elements"]].tolist() == [4 * 8 * 784, (8 + 4) * 784]
+    # Three branches of 128 -> 128 on 7x7 tokens are written as one map; no context.
+    assert work.loc["mlp1_1", ["binary_1x1", "elements", "real_linear"]].tolist() == [3 * 128**2 * 49, 128 * 49, 0]
+    assert work.loc["head", ["real_linear", "elements"]].tolist() == [1280, 0]  # two heads are merged into one
+    config = get_config("bcdnet_b", **TINY, mlp_groups=2)
+    total = custom_cost(config)
+    assert work.binary_3x3.sum() + work.binary_1x1.sum() == total.bops
+    assert work.real_conv.sum() + work.real_linear.sum() == total.flops_conv_fc
+    assert (work.layers == 1).all() and latency_work(config, (56, 56)).loc["stem", "elements"] == 4 * 56**2
+
+
+@pytest.mark.parametrize(("name", "changes"), [("bcdnet_a", {"precision": "32/1"}), ("mlp_mixer_s", {})])
+def test_what_cannot_be_packed_has_no_estimate(name, changes):
+    with pytest.raises(ValueError, match=r"^[^\n]*use the float engine[^\n]*$"):
+        latency_work(get_config(name, **changes))
+
+
+def synthetic(ns):
+    """Benchmarks of a machine whose every layer takes exactly its work times ``ns``."""
+
+    def milliseconds(variant):
+        return (latency_work(VARIANTS[variant]) * pd.Series(ns)).sum(axis=1) / 1e6
+
+    layers = milliseconds("bcdnet_a")
+    machine = {"cpu": "Abacus"}
+    rows = [{"layers": [name], "unit_ms": ms} for name, ms in layers.items() if name not in ("stem", "head")]
+    kinds = {name: {"ms": layers[name]} for name in ("stem", "head")}
+    kinds["between layers"] = {"ms": len(layers) * ns["layers"] / 1e6}
+    whole = [
+        {"network": name, "runtime": "engine", "median_ms": milliseconds(name).sum() * slower}
+        for name, slower in (("bcdnet_a", 1), ("reactnet_a", 1), ("bcdnet_b", 1.25))
+    ]
+    run = {"batch": 1, "threads": 1, "rows": whole, "breakdown": {"kinds": kinds}}
+    return {"machine": machine, "isas": {"beads": {"layers": rows}}}, {
+        "machine": machine,
+        "isa": "beads",
+        "runs": [run],
+    }
+
+
+NS = {
+    "binary_3x3": 0.001,
+    "binary_1x1": 0.002,
+    "real_conv": 0.03,
+    "real_linear": 0.1,
+    "elements": 0.5,
+    "layers": 2000.0,
+}
+
+
+def test_the_fit_finds_what_made_the_times_and_says_how_far_others_are_off():
+    model = latency_model(*synthetic(NS))
+    assert model.ns.to_dict() == pytest.approx(NS, rel=1e-6)
+    np.testing.assert_allclose(model.layers.estimated_ms, model.layers.measured_ms, rtol=1e-6)
+    assert model.held_out.index.tolist() == ["reactnet_a", "bcdnet_b"]  # the fitted network does not judge itself
+    assert model.held_out.error.tolist() == pytest.approx([0, -20]) and model.within == pytest.approx(20)
+    assert model.machine == "Abacus, beads, 1 thread"
+    estimate = model.estimate(get_config("bcdnet_a", width=0.5))
+    work = latency_work(get_config("bcdnet_a", width=0.5))
+    assert estimate.sum() == pytest.approx((work * pd.Series(NS)).sum().sum() / 1e6)
+    assert estimate.index.tolist() == work.index.tolist()
+
+
+def test_times_of_two_machines_are_not_fitted_together():
+    layers, networks = synthetic(NS)
+    with pytest.raises(ValueError, match="of two machines"):
+        latency_model(layers, {**networks, "machine": {"cpu": "Quipu"}})
+
+
+def test_the_committed_timings_foretell_the_networks_that_were_held_out():
+    model = latency_model()
+    assert model.held_out.index.tolist() == ["bcdnet_b", "reactnet_a", "bcdnet_a_18"]
+    assert model.within < 5  # percent of the measured time
+    assert (model.ns >= 0).all() and model.ns[["binary_3x3", "binary_1x1", "elements"]].gt(0).all()
+    # Layers are timed on their own, with some noise; their sum must hold.
+    assert model.layers.estimated_ms.sum() == pytest.approx(model.layers.measured_ms.sum(), rel=0.05)
+
+
+def test_the_benchmark_names_its_processor_and_the_papers_networks():
+    networks = benchmark("networks")
+    table = benchmark_latencies().set_index("name")
+    assert table.index.tolist() == ["BCDNet-A", "BCDNet-B", "ReActNet-A", "BCDNet-A (R18)"]
+    assert set(table.index) <= set(scatter_points().name)
+    assert table.how.str.contains(networks["machine"]["cpu"], regex=False).all()
+    rows = networks["runs"][0]["rows"]
+    assert table.value["BCDNet-A"] == next(r["median_ms"] for r in rows if r["runtime"] == "engine")
+    with pytest.raises(ValueError, match="there are no timings"):
+        benchmark("abacus")
