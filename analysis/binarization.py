@@ -370,6 +370,15 @@ def latent_weights(model: Network, layer: str, branch: str | None = None) -> Lat
     return LatentWeights(latent, bits_, scaled, alpha.flatten().cpu().numpy())
 
 
+def histogram_edges(weights: LatentWeights, bins: int = 81) -> NDArray[np.float64]:
+    """Edges of the bins that the histograms of latent and scaled weights share, as wide as the largest magnitude on both sides.
+
+    Their number is made even, so that no bin straddles zero.
+    """
+    reach = float(max(np.abs(weights.latent).max(), np.abs(weights.scaled).max())) or 1.0
+    return np.linspace(-reach, reach, bins + bins % 2 + 1)
+
+
 @dataclass(frozen=True)
 class Marked:
     """Some weights of a product, to be found again in each of its histograms.

@@ -6,8 +6,11 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from analysis.binarization import LatentWeights
+from analysis.binarization import VIEWS, LatentWeights, histogram_edges
 from analysis.figures.palette import BLUE, INK, ORANGE, PURPLE, SKY, VERMILION, branch_color, layout
+
+#: Histogram of :func:`weight_histograms` -> its title.
+VIEW_TITLES = {"latent": "latent W", "sign": "sign W", "scaled": "α sign W"}
 
 _MEASURES = {
     "l1": "mean |W − α sign W|  (Eq. 23)",
@@ -23,6 +26,9 @@ def error_bars(errors: pd.DataFrame, measure: str = "l1", size: int = 380) -> go
         errors: rows of :func:`analysis.binarization.binarization_error`; pass only the layers to show.
         measure: "l1", "mse" or "relative".
         size: height of the figure in pixels.
+
+    Example:
+        >>> error_bars(binarization_error(model))
     """
     names = list(dict.fromkeys(errors.layer))
     # Placed by hand: grouped bars would leave a convolution's one bar thin and beside its name.
@@ -54,42 +60,54 @@ def error_bars(errors: pd.DataFrame, measure: str = "l1", size: int = 380) -> go
     return fig.update_xaxes(tickangle=-45, tickvals=list(range(len(names))), ticktext=names, showgrid=False)
 
 
-def weight_histograms(weights: LatentWeights, bins: int = 81, size: int = 340) -> go.Figure:
+def weight_histograms(
+    weights: LatentWeights, bins: int = 81, marked: NDArray[np.bool_] | None = None, size: int = 340
+) -> go.Figure:
     """Latent, binary and scaled weights of one layer side by side: the same weights keep their colour.
+
+    Marked weights stand out in all three, so that one sees where those of one bar lie in the others.
 
     Args:
         weights: from :func:`analysis.binarization.latent_weights`.
         bins: of the first and the third histogram, which share one axis.
+        marked: bool, of the weights' shape, from :func:`analysis.binarization.mark_weights`; None marks none.
         size: height of the figure in pixels.
+
+    Example:
+        >>> weight_histograms(latent_weights(model, "mlp1_1", "long"))
     """
-    reach = float(max(np.abs(weights.latent).max(), np.abs(weights.scaled).max())) or 1.0
-    edges = np.linspace(-reach, reach, bins + bins % 2 + 1)  # an even number of bins: none straddles zero
-    middles = (edges[1:] + edges[:-1]) / 2
-    fig = make_subplots(1, 3, subplot_titles=("latent W", "sign W", "α sign W"), horizontal_spacing=0.07)
+    edges = histogram_edges(weights, bins)
+    fig = make_subplots(1, 3, subplot_titles=[VIEW_TITLES[view] for view in VIEWS], horizontal_spacing=0.07)
     positive = weights.sign > 0
-    for name, chosen, color in (("−1", ~positive, ORANGE), ("+1", positive, BLUE)):
-        label = f"{name} ({chosen.mean():.1%})"
-        bars = {"marker_color": color, "name": label, "legendgroup": name}
-        fig.add_trace(_histogram(weights.latent[chosen], edges, middles, **bars), 1, 1)
-        y = [int(chosen.sum())]
-        fig.add_trace(
-            go.Bar(x=[name], y=y, showlegend=False, hovertemplate="%{x}: %{y} weights<extra></extra>", **bars), 1, 2
-        )
-        fig.add_trace(_histogram(weights.scaled[chosen], edges, middles, showlegend=False, **bars), 1, 3)
+    layers = [("", np.ones_like(positive), 1.0 if marked is None else 0.3)]
+    if marked is not None:
+        layers.append(("marked ", marked, 1.0))
+    for prefix, part, opacity in layers:
+        for name, side, color in (("−1", ~positive, ORANGE), ("+1", positive, BLUE)):
+            chosen = part & side
+            share = chosen.mean()
+            bars = {"marker_color": color, "opacity": opacity, "legendgroup": prefix + name}
+            bars["name"] = f"{prefix}{name} ({share:.1%})"
+            fig.add_trace(_histogram(weights.latent[chosen], edges, **bars), 1, 1)
+            bars["showlegend"] = False
+            hover = f"{prefix}{name}: %{{y}} weights<extra></extra>"
+            one = go.Bar(x=[1 if name == "+1" else -1], y=[int(chosen.sum())], width=1, hovertemplate=hover, **bars)
+            fig.add_trace(one, 1, 2)
+            fig.add_trace(_histogram(weights.scaled[chosen], edges, **bars), 1, 3)
     layout(fig, height=size)
-    fig.update_layout(barmode="overlay", bargap=0, legend_y=1.12)
-    fig.update_xaxes(matches="x", range=[-reach * 1.02, reach * 1.02], col=3)
-    fig.update_xaxes(range=[-reach * 1.02, reach * 1.02], col=1)
-    fig.update_xaxes(type="category", col=2)
+    # Dragging marks a range instead of enlarging it.
+    fig.update_layout(barmode="overlay", bargap=0, legend_y=1.12, dragmode="select", selectdirection="h")
+    fig.update_xaxes(matches="x", range=[1.02 * edges[0], 1.02 * edges[-1]], col=3)
+    fig.update_xaxes(range=[1.02 * edges[0], 1.02 * edges[-1]], col=1)
+    fig.update_xaxes(tickvals=[-1, 1], ticktext=["−1", "+1"], range=[-2, 2], col=2)
     return fig.update_yaxes(title_text="weights", col=1)
 
 
-def _histogram(values: NDArray, edges: NDArray, middles: NDArray, **bars: object) -> go.Bar:
+def _histogram(values: NDArray, edges: NDArray, **bars: object) -> go.Bar:
     # Counted here, so that a layer of a million weights does not travel to the browser.
     counts, _ = np.histogram(values, edges)
-    return go.Bar(
-        x=middles, y=counts, width=edges[1] - edges[0], hovertemplate="%{x:.4f}: %{y} weights<extra></extra>", **bars
-    )
+    hover = "%{x:.4f}: %{y} weights<extra></extra>"
+    return go.Bar(x=(edges[1:] + edges[:-1]) / 2, y=counts, width=edges[1] - edges[0], hovertemplate=hover, **bars)
 
 
 def activation_balance(statistics: pd.DataFrame, size: int = 380) -> go.Figure:
@@ -98,6 +116,9 @@ def activation_balance(statistics: pd.DataFrame, size: int = 380) -> go.Figure:
     Args:
         statistics: from :func:`analysis.binarization.activation_statistics`.
         size: height of the figure in pixels.
+
+    Example:
+        >>> activation_balance(activation_statistics(model, x))
     """
     fig = go.Figure()
     for name, share, color in (
@@ -136,6 +157,64 @@ def activation_balance(statistics: pd.DataFrame, size: int = 380) -> go.Figure:
     return fig.update_xaxes(tickangle=-45)
 
 
+_ACTIVATION_MEASURES = {
+    "l1": "mean |A − α sign A|",
+    "mse": "mean (A − α sign A)²",
+    "relative": "mean |A − α sign A| / mean |A|",
+}
+
+
+def activation_errors(
+    picture: pd.DataFrame, others: pd.DataFrame | None = None, measure: str = "relative", size: int = 380
+) -> go.Figure:
+    """Error of the signs of one image at every layer, within the range that it has over a set of images.
+
+    Args:
+        picture: of one image, from :func:`analysis.binarization.activation_error`.
+        others: the same of a set; boxes from quarter to quarter of its images, whiskers from 5 to 95 %. None: no boxes.
+        measure: "l1", "mse" or "relative".
+        size: height of the figure in pixels.
+
+    Raises:
+        ValueError: another measure.
+
+    Example:
+        >>> activation_errors(activation_error(model, x[:1]), activation_error(model, x))
+    """
+    if measure not in _ACTIVATION_MEASURES:
+        raise ValueError(f"measure is one of {', '.join(_ACTIVATION_MEASURES)}, not {measure!r}.")
+    fig = go.Figure()
+    if others is not None:
+        quantiles = (
+            others.groupby("layer", sort=False)[measure].quantile(np.array([0.05, 0.25, 0.5, 0.75, 0.95])).unstack()
+        )
+        fig.add_trace(
+            go.Box(
+                x=quantiles.index,
+                lowerfence=quantiles[0.05],
+                q1=quantiles[0.25],
+                median=quantiles[0.5],
+                q3=quantiles[0.75],
+                upperfence=quantiles[0.95],
+                marker_color=BLUE,
+                name=f"{others.image.nunique():,} images",
+            )
+        )
+    fig.add_trace(
+        go.Scatter(
+            x=picture.layer,
+            y=picture[measure],
+            name="this image",
+            mode="markers",
+            marker={"color": VERMILION, "size": 8, "symbol": "x"},
+            hovertemplate="%{x}: %{y:.4g}<extra></extra>",
+        )
+    )
+    layout(fig, height=size)
+    fig.update_yaxes(title_text=_ACTIVATION_MEASURES[measure], rangemode="tozero")
+    return fig.update_xaxes(tickangle=-45)
+
+
 def threshold_plot(thresholds: pd.DataFrame, layer: str, image: int | None = None, size: int = 380) -> go.Figure:
     """Thresholds of one layer, channels sorted by their static threshold.
 
@@ -146,6 +225,9 @@ def threshold_plot(thresholds: pd.DataFrame, layer: str, image: int | None = Non
         layer: one of its layers.
         image: one of its images; none is singled out if None.
         size: height of the figure in pixels.
+
+    Example:
+        >>> threshold_plot(thresholds(model, x), "conv1_3x3", image=0)
     """
     part = thresholds[thresholds.layer == layer]
     per_channel = part.groupby("channel").agg(static=("static", "first"), low=("total", "min"), high=("total", "max"))

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis.bits import BitFlips, DynamicBits, Margins
+from analysis.bits import BitFlips, DynamicBits, Margins, token_margins
 from analysis.figures.palette import (
     BLUE,
     DIVERGING,
@@ -39,45 +39,41 @@ _MEASURES = {"l1": "L1 error (Eq. 23)", "mse": "squared error", "relative": "L1 
 
 
 def margin_map(
-    margins: Margins, channel: int | None = None, relative: bool = True, limit: float | None = None, size: int = 420
+    margins: Margins, show: int | str = "nearest", relative: bool = True, limit: float | None = None, size: int = 420
 ) -> go.Figure:
     """Margins over the tokens of one layer: red where the bit is +1, blue where it is -1, pale near the threshold.
 
+    Mean distances have no sign: dark is near.
+
     Args:
         margins: of one layer, from :func:`analysis.bits.margins`.
-        channel: which; None shows at each token the bit that is nearest to its threshold.
+        show: a channel, "nearest" or "mean", see :func:`analysis.bits.token_margins`.
         relative: as multiples of the channel's spread; else in the map's unit.
-        limit: the scale runs from ``-limit`` to ``limit``; None: to the largest magnitude shown.
+        limit: the scale runs to ``limit``, from ``-limit`` or from 0; None: to the largest magnitude shown.
         size: height of the figure in pixels.
 
     Raises:
         ValueError: no such channel.
 
     Example:
-        >>> margin_map(margins(model, x)["mlp1_1"], channel=3)
+        >>> margin_map(margins(model, x)["mlp1_1"], show=3)
     """
-    values = margins.relative if relative else margins.value
-    channels, height, width = values.shape
-    if channel is not None and not 0 <= channel < channels:
-        raise ValueError(f"layer {margins.layer} has the channels 0 to {channels - 1}, not {channel}.")
-    if channel is None:
-        distance = np.where(np.isnan(values), np.inf, np.abs(values))
-        which = distance.argmin(0)
-    else:
-        which = np.full((height, width), channel)
-    shown = np.take_along_axis(values, which[None], 0)[0]
+    shown, which = token_margins(margins, show, relative)
     finite = np.isfinite(shown)
     largest = float(np.abs(shown[finite]).max()) if finite.any() else 0.0
-    reach = limit or largest or 1.0
+    reach, mean = limit or largest or 1.0, show == "mean"
+    unit = "× spread" if relative else "map's unit"
     fig = go.Figure(
         go.Heatmap(
             z=shown,
-            zmin=-reach,
+            zmin=0 if mean else -reach,
             zmax=reach,
-            colorscale=DIVERGING,
+            colorscale=SEQUENTIAL if mean else DIVERGING,
             customdata=which,
-            colorbar={"title": {"text": "margin, × spread" if relative else "margin", "side": "right"}},
-            hovertemplate="row %{y}, column %{x}, channel %{customdata}<br>margin %{z:.4g}<extra></extra>",
+            colorbar={"title": {"text": f"mean |margin|, {unit}" if mean else f"margin, {unit}", "side": "right"}},
+            hovertemplate="row %{y}, column %{x}"
+            + ("" if mean else ", channel %{customdata}")
+            + "<br>margin %{z:.4g}<extra></extra>",
         )
     )
     if not largest:
@@ -85,7 +81,7 @@ def margin_map(
         if not finite.any():
             reason = "These channels are the same everywhere,<br>so they have no spread to measure by."
         fig.add_annotation(text=reason, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
-    return square_axes(layout(fig, height=size, legend=False), height, width)
+    return square_axes(layout(fig, height=size, legend=False), *shown.shape)
 
 
 def margin_quantiles(summary: pd.DataFrame, relative: bool = True, size: int = 380) -> go.Figure:
@@ -142,6 +138,40 @@ def dynamic_changes(found: DynamicBits, size: int = 380) -> go.Figure:
     fig.update_layout(barmode="stack")
     fig.update_yaxes(title_text="% of the layer's bits", rangemode="tozero")
     return fig.update_xaxes(tickangle=-45)
+
+
+def dynamic_map(found: DynamicBits, layer: str, limit: float | None = None, size: int = 420) -> go.Figure:
+    """Where the bits lie that change when one layer's dynamic thresholds are left out: their share, token by token.
+
+    Args:
+        found: from :func:`analysis.bits.dynamic_bits`.
+        layer: one with a context embedding.
+        limit: the scale runs from 0 to this many percent; None: to the largest share.
+        size: height of the figure in pixels.
+
+    Raises:
+        ValueError: a layer without a context embedding.
+
+    Example:
+        >>> dynamic_map(dynamic_bits(model, x), "conv1_3x3")
+    """
+    if layer not in found.maps:
+        raise ValueError(f"dynamic thresholds have the layers {', '.join(found.maps)}, not {layer!r}.")
+    share = 100 * (found.maps[layer] != 0).mean(0)  # (C, H, W) -> (H, W)
+    fig = go.Figure(
+        go.Heatmap(
+            z=share,
+            zmin=0,
+            zmax=limit or share.max() or 1.0,
+            colorscale=SEQUENTIAL,
+            colorbar={"title": {"text": "% of the token's bits", "side": "right"}},
+            hovertemplate="row %{y}, column %{x}: %{z:.3g} %<extra></extra>",
+        )
+    )
+    if not share.any():
+        text = "No bit of this layer changes."
+        fig.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font_color="white")
+    return square_axes(layout(fig, height=size, legend=False), *share.shape)
 
 
 def flips_per_order(found: Mapping[str, BitFlips], size: int = 380) -> go.Figure:
@@ -277,12 +307,14 @@ def entropy_per_layer(
     return fig.update_xaxes(tickangle=-45)
 
 
-def block_errors(blocks: pd.DataFrame, measure: str = "l1", size: int = 380) -> go.Figure:
-    """Binarization error of each branch by block, models side by side on one scale (paper, Fig. 6).
+def block_errors(errors: pd.DataFrame, measure: str = "l1", by: str = "group", size: int = 380) -> go.Figure:
+    """Binarization error of each branch by layer or by block, models side by side on one scale (paper, Fig. 6).
 
     Args:
-        blocks: from :func:`analysis.bits.errors_by_block`.
+        errors: by layer, from :func:`analysis.bits.compare_errors`, or by block, from
+            :func:`analysis.bits.errors_by_block`.
         measure: "l1" (the paper's), "mse" or "relative".
+        by: "layer" or "group", what stands on the axis.
         size: height of the figure in pixels.
 
     Raises:
@@ -293,16 +325,16 @@ def block_errors(blocks: pd.DataFrame, measure: str = "l1", size: int = 380) -> 
     """
     if measure not in _MEASURES:
         raise ValueError(f"measure is one of {', '.join(_MEASURES)}, not {measure!r}.")
-    models = list(dict.fromkeys(blocks.model))
+    models = list(dict.fromkeys(errors.model))
     fig = make_subplots(1, len(models), subplot_titles=models, shared_yaxes=True, horizontal_spacing=0.03)
     named = set()
     for column, model in enumerate(models, start=1):
-        of_model = blocks[blocks.model == model]
+        of_model = errors[errors.model == model]
         for branch in dict.fromkeys(of_model.branch):
             part = of_model[of_model.branch == branch]
             fig.add_trace(
                 go.Scatter(
-                    x=part.group,
+                    x=part[by],
                     y=part[measure],
                     name=branch,
                     legendgroup=branch,
@@ -318,7 +350,7 @@ def block_errors(blocks: pd.DataFrame, measure: str = "l1", size: int = 380) -> 
                 column,
             )
             named.add(branch)
-        fig.update_xaxes(categoryorder="array", categoryarray=list(dict.fromkeys(of_model.group)), col=column)
+        fig.update_xaxes(categoryorder="array", categoryarray=list(dict.fromkeys(of_model[by])), col=column)
     layout(fig, height=size)
     fig.update_layout(legend_y=1.12, margin_t=64)
     fig.update_yaxes(rangemode="tozero")

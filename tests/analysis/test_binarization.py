@@ -1,10 +1,16 @@
 """Binarization analyses: errors, bits and thresholds by hand."""
 
+import doctest
+import inspect
+
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 import torch
 
+import analysis.binarization
+import analysis.figures.binarization as figures
 from analysis.binarization import (
     CHUNK,
     LatentWeights,
@@ -12,13 +18,20 @@ from analysis.binarization import (
     activation_statistics,
     binarization_error,
     branch_order,
+    histogram_edges,
     latent_weights,
     mark_weights,
     order_summary,
     thresholds,
     weight_statistics,
 )
-from analysis.figures.binarization import activation_balance, error_bars, threshold_plot, weight_histograms
+from analysis.figures.binarization import (
+    activation_balance,
+    activation_errors,
+    error_bars,
+    threshold_plot,
+    weight_histograms,
+)
 from bcdnet import create_model
 from bcdnet.model import Network
 
@@ -291,3 +304,48 @@ def test_figures_show_the_numbers():
         "this image",
     ]
     assert [t.name for t in threshold_plot(table, "mlp1_1", 1).data] == ["static, −b"]
+
+
+def test_marked_weights_stand_out_in_all_three_histograms():
+    weights = by_hand()
+    marked = mark_weights(weights, 0, 1).chosen
+    traces = weight_histograms(weights, bins=9, marked=marked).data
+    plain, chosen = traces[:6], traces[6:]
+    assert [sum(trace.y) for trace in plain] == [2] * 6 and {trace.opacity for trace in plain} == {0.3}
+    assert [sum(trace.y) for trace in chosen] == [0, 0, 0, 2, 2, 2] and {trace.opacity for trace in chosen} == {1}
+    edges = histogram_edges(weights, 9)
+    assert len(edges) == 11 and (edges[0], edges[-1]) == (-4.1, 4.1) and 0 in edges
+    # Of +1, 0.1 and 1 lie in the bins behind 0 and 0.82; scaled they are 2.1 and 2, both behind 1.64.
+    assert [list(trace.y) for trace in (chosen[3], chosen[5])] == [
+        [0, 0, 0, 0, 0, 1, 1, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0, 2, 0, 0],
+    ]
+    assert chosen[4].x == (1,) and plain[1].x == (-1,)
+    fig = weight_histograms(weights)
+    assert fig.layout.xaxis3.matches == "x" and fig.layout.dragmode == "select" and len(fig.data) == 6
+
+
+def test_activation_errors_show_the_image_within_the_set():
+    others = pd.DataFrame({"layer": ["b"] * 3 + ["a"] * 3, "image": [0, 1, 2] * 2, "l1": [1.0, 2, 3, 4, 4, 4]})
+    picture = pd.DataFrame({"layer": ["b", "a"], "image": [0, 0], "l1": [2.5, 4.0]})
+    box, marks = activation_errors(picture, others, "l1").data
+    assert list(box.x) == ["b", "a"] and list(box.median) == [2, 4] and list(box.q1) == [1.5, 4]
+    assert list(marks.y) == [2.5, 4] and box.name == "3 images"
+    assert len(activation_errors(picture, measure="l1").data) == 1
+    with pytest.raises(ValueError, match="measure is one of"):
+        activation_errors(picture, measure="n")
+
+
+FIGURES = [
+    value for _, value in inspect.getmembers(figures, inspect.isfunction) if value.__module__ == figures.__name__
+]
+DRAWING = [f for f in FIGURES if not f.__name__.startswith("_")]
+
+
+@pytest.mark.parametrize("figure", DRAWING, ids=lambda f: f.__name__)
+def test_the_example_of_every_figure_runs(figure):
+    examples = doctest.DocTestParser().get_examples(figure.__doc__)
+    assert examples
+    names = {**vars(analysis.binarization), **vars(figures), "model": net("bcdnet_b"), "x": torch.randn(2, 1, 4, 4)}
+    for example in examples:
+        assert isinstance(eval(example.source, names), go.Figure)

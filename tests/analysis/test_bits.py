@@ -385,18 +385,20 @@ def test_margin_map_shows_the_bit_nearest_to_its_threshold():
     spread = np.array([2.0, 3, 0])
     found = Margins("a", value, spread, value / np.array([2, 3, np.nan])[:, None, None])
     (raw,), (relative,) = figures.margin_map(found, relative=False).data, figures.margin_map(found).data
-    assert (
-        raw.z.tolist() == [[0.5, 0.5]] and raw.customdata.tolist() == [[2, 2]] and (raw.zmin, raw.zmax) == (-0.5, 0.5)
-    )
+    assert raw.z.tolist() == [[0.5, 0.5]] and raw.customdata.tolist() == [[2, 2]]
+    assert (raw.zmin, raw.zmax) == (-0.5, 0.5)
     np.testing.assert_allclose(relative.z, [[-2 / 3, -0.5]])
     assert relative.customdata.tolist() == [[1, 0]] and relative.zmax == pytest.approx(2 / 3)
     one = figures.margin_map(found, 0, relative=False, limit=5)
     assert one.data[0].z.tolist() == [[3, -1]] and (one.data[0].zmin, one.data[0].zmax) == (-5, 5)
     assert one.data[0].showscale is not False and not one.layout.annotations
+    (mean,) = figures.margin_map(found, "mean", limit=4).data
+    np.testing.assert_allclose(mean.z, [[(3 / 2 + 2 / 3) / 2, (1 / 2 + 4 / 3) / 2]])
+    assert (mean.zmin, mean.zmax) == (0, 4) and "channel" not in mean.hovertemplate
     assert "no spread" in figures.margin_map(found, 2).layout.annotations[0].text
     zero = Margins("a", 0 * value, spread, 0 * value)
     assert "exactly at its threshold" in figures.margin_map(zero).layout.annotations[0].text
-    with pytest.raises(ValueError, match="channels 0 to 2, not 3"):
+    with pytest.raises(ValueError, match="channels 0 to 2, 'nearest' and 'mean', not 3"):
         figures.margin_map(found, 3)
 
 
@@ -408,6 +410,18 @@ def test_margin_quantiles_and_dynamic_changes_show_the_numbers():
     rows = pd.DataFrame({"layer": ["a"], "bits": [50], "to_plus": [5], "to_minus": [1], "share_all": [0.5]})
     changes = DynamicBits(rows, {}, np.zeros(2), np.zeros(2))
     assert [trace.y[0] for trace in figures.dynamic_changes(changes).data] == [10, 2, 50]
+
+
+def test_dynamic_map_shows_the_share_of_each_tokens_bits():
+    change = np.array([[[1, 0]], [[-1, 0]], [[0, 0]], [[1, 1]]], np.int8)  # (4, 1, 2)
+    found = DynamicBits(pd.DataFrame(), {"a": change, "b": 0 * change}, np.zeros(2), np.zeros(2))
+    (heat,) = figures.dynamic_map(found, "a").data
+    assert heat.z.tolist() == [[75, 25]] and (heat.zmin, heat.zmax) == (0, 75)
+    assert figures.dynamic_map(found, "a", limit=100).data[0].zmax == 100
+    none = figures.dynamic_map(found, "b")
+    assert none.data[0].zmax == 1 and "No bit" in none.layout.annotations[0].text
+    with pytest.raises(ValueError, match="the layers a, b, not 'c'"):
+        figures.dynamic_map(found, "c")
 
 
 def test_flip_figures_show_the_numbers():
@@ -441,6 +455,10 @@ def test_entropy_and_block_errors_show_the_numbers():
     assert list(lines["conv", "x"].x) == ["conv1", "mlp1"] and list(lines["conv", "x"].y) == list(part.mse)
     assert [trace.showlegend for trace in fig.data] == [True] * 4 + [False]
     assert fig.layout.yaxis2.matches == "y"
+    errors = compare_errors({"A": model})
+    by_layer = figures.block_errors(errors[errors.layer == "mlp1_1"], by="layer").data
+    assert [(trace.name, list(trace.x)) for trace in by_layer] == [(b, ["mlp1_1"]) for b in ("point", "short", "long")]
+    assert [trace.y[0] for trace in by_layer] == errors.l1[errors.layer == "mlp1_1"].tolist()
     with pytest.raises(ValueError, match="measure is one of"):
         figures.block_errors(blocks, "n")
     with pytest.raises(ValueError, match="column is one of"):
