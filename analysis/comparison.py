@@ -1,4 +1,4 @@
-"""Several models on the same images: what each predicts, how sure the difference is, and where they part."""
+"""Several models on the same images: what each predicts, how sure it may be, what is luck, and where they part."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
-from scipy.stats import binomtest
+from scipy.stats import binomtest, entropy
 from torch import Tensor
 
 from bcdnet.evaluate import evaluating, wilson_interval
@@ -92,8 +92,8 @@ class Comparison:
         confusion: by model, counts with true classes as rows and predicted ones as columns.
         agreement: percentage of images on which two models predict the same class, right or wrong.
         mcnemar: one row per pair: ``model_a``, ``model_b``, ``only_a``, ``only_b`` (images only one gets right),
-            ``difference`` (top-1 of a less b) and ``p``, see :func:`mcnemar_exact`.
-        disagreements: images on which not all models agree, see :func:`compare`.
+            ``difference`` (top-1 of a less b), ``p``, see :func:`mcnemar_exact`, and ``p_holm``, see :func:`holm`.
+        images: one row per image, see :func:`gallery`.
     """
 
     classes: tuple[str, ...]
@@ -104,21 +104,18 @@ class Comparison:
     confusion: dict[str, pd.DataFrame]
     agreement: pd.DataFrame
     mcnemar: pd.DataFrame
-    disagreements: pd.DataFrame
+    images: pd.DataFrame
 
 
-def compare(logits: Mapping[str, NDArray[np.floating]], labels: Sequence[int], classes: Sequence[str]) -> Comparison:
+def compare(
+    logits: Mapping[str, NDArray[np.floating]], labels: Sequence[int] | NDArray[np.int64], classes: Sequence[str]
+) -> Comparison:
     """Compare models by their logits (or probabilities) on the same images.
 
     Args:
         logits: (n, classes) by model, e.g. from :func:`predict_set`.
         labels: true class of every image, (n,).
         classes: name of every class.
-
-    Returns:
-        A :class:`Comparison`. Its ``disagreements`` have columns ``index`` (position in the set), ``label``,
-        ``distinct`` (different predictions) and ``wrong`` (models in error), most divided first, then most often
-        wrong, then in order.
 
     Raises:
         ValueError: no model, no image, shapes that do not fit each other, or logits that are not numbers.
@@ -139,14 +136,10 @@ def compare(logits: Mapping[str, NDArray[np.floating]], labels: Sequence[int], c
             {"model": name, "correct": hits, "n": n, "top1": 100 * hits / n, "low": low, "high": high, "top5": top5}
         )
 
-    stacked = np.stack([predictions[name] for name in names], axis=1)  # (n, models)
-    divided = pd.DataFrame({"index": np.arange(n), "label": truth})
-    divided["distinct"] = [len(set(row)) for row in stacked.tolist()]
-    divided["wrong"] = (stacked != truth[:, None]).sum(1)
-    divided = divided[divided["distinct"] > 1].sort_values(
-        ["distinct", "wrong", "index"], ascending=[False, False, True], ignore_index=True
+    pairs = pd.DataFrame(
+        [_pair(a, b, correct[a], correct[b]) for a, b in combinations(names, 2)],
+        columns=["model_a", "model_b", "only_a", "only_b", "difference", "p"],
     )
-
     agreement = [[100 * (predictions[a] == predictions[b]).mean() for b in names] for a in names]
     return Comparison(
         classes=tuple(classes),
@@ -156,12 +149,142 @@ def compare(logits: Mapping[str, NDArray[np.floating]], labels: Sequence[int], c
         per_class=_per_class(correct, truth, classes),
         confusion={name: _confusion(truth, predictions[name], classes) for name in names},
         agreement=pd.DataFrame(agreement, names, names),
-        mcnemar=pd.DataFrame(
-            [_pair(a, b, correct[a], correct[b]) for a, b in combinations(names, 2)],
-            columns=["model_a", "model_b", "only_a", "only_b", "difference", "p"],
-        ),
-        disagreements=divided,
+        mcnemar=pairs.assign(p_holm=holm(pairs.p.to_numpy(np.float64))),
+        images=gallery(logits, truth),
     )
+
+
+def gallery(
+    logits: Mapping[str, NDArray[np.floating]], labels: Sequence[int] | NDArray[np.int64] | None = None
+) -> pd.DataFrame:
+    """The images of a set, those first on which the models are most divided.
+
+    Divided is measured by the Jensen-Shannon divergence of their softmaxes, ``H(mean p) - mean H(p)`` in bits: 0 where
+    all say the same and are equally sure, log2 of the number of models where each is sure of another class. Lin, IEEE
+    Transactions on Information Theory 1991.
+
+    Args:
+        logits: (n, classes) by model, classes in the same order.
+        labels: true class of every image, (n,); None if they are not known.
+
+    Returns:
+        Columns ``index`` (position in the set), ``divergence``, ``distinct`` (different predictions) and, with labels,
+        ``label``, ``wrong`` (models in error), ``right`` (a digit for each model, "101": the second one is wrong).
+        Ties in order of the set.
+    """
+    values = np.stack(list(logits.values()))  # (models, n, classes)
+    odds = softmax(values, axis=2)
+    divergence = entropy(odds.mean(0), axis=1, base=2) - entropy(odds, axis=2, base=2).mean(0)
+    predicted = values.argmax(2)  # (models, n)
+    table = pd.DataFrame({"index": np.arange(values.shape[1])})
+    # Rounding may leave less than nothing where all agree.
+    table["divergence"] = divergence.clip(min=0)
+    table["distinct"] = [len(set(column)) for column in predicted.T.tolist()]
+    if labels is not None:
+        right = predicted == np.asarray(labels)
+        table["label"] = np.asarray(labels, dtype=np.int64)
+        table["wrong"] = (~right).sum(0)
+        table["right"] = ["".join("01"[int(hit)] for hit in column) for column in right.T]
+    return table.sort_values(["divergence", "index"], ascending=[False, True], ignore_index=True)
+
+
+def alike(classes: Mapping[str, Sequence[str]]) -> tuple[dict[str, NDArray[np.int64]], dict[str, str]]:
+    """Which models tell the same classes apart as the first one, by their names whatever the case.
+
+    Args:
+        classes: class names by model, in the order of its logits.
+
+    Returns:
+        For each such model the order in which its logits are those of the first; for each other one a sentence.
+    """
+    first, *_ = classes
+    wanted = [name.casefold() for name in classes[first]]
+    orders, others = {}, {}
+    for model, names in classes.items():
+        plain = [name.casefold() for name in names]
+        if sorted(plain) == sorted(wanted):
+            orders[model] = np.array([plain.index(name) for name in wanted], dtype=np.int64)
+        else:
+            others[model] = (
+                f"{model} tells other classes apart ({_some(names)}) than {first} ({_some(classes[first])}), so it is "
+                "left out here."
+            )
+    return orders, others
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How often a model is right where it says how sure it is; percentages are 0 to 100.
+
+    Attributes:
+        table: one row per bin of confidence: its ends ``from`` and ``to``, ``n`` images, mean ``confidence``,
+            ``accuracy`` with its Wilson 95 % interval ``low``, ``high``; NaN where there is no image.
+        ece: expected calibration error, the mean over images of the distance of the two in their bin.
+        low, high: its 95 % interval by bootstrap.
+        n: images.
+    """
+
+    table: pd.DataFrame
+    ece: float
+    low: float
+    high: float
+    n: int
+
+
+def calibration(
+    logits: NDArray[np.floating],
+    labels: Sequence[int] | NDArray[np.int64],
+    bins: int = 15,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Calibration:
+    """Reliability of a model's confidence, the largest probability of its softmax.
+
+    ``ECE = sum over bins of n_b / n * |accuracy_b - confidence_b|`` with bins ``((b-1)/B, b/B]``; Naeini et al., AAAI
+    2015; Guo et al., ICML 2017. The interval is the basic bootstrap's, ``2 ECE - quantile`` (Davison and Hinkley, 1997,
+    ch. 5), cut off at 0: few images make an ECE too large, by about as much as resampling makes it larger still, which
+    this takes off again. Therefore it may end below the ECE itself.
+
+    Args:
+        logits: (n, classes).
+        labels: true class of every image, (n,).
+        bins: of equal width.
+        draws: resamples of the images.
+        seed: of the draws.
+
+    Raises:
+        ValueError: no image, or shapes that do not fit each other.
+    """
+    truth = np.asarray(labels, dtype=np.int64)
+    if not len(truth) or np.shape(logits)[:1] != truth.shape:
+        raise ValueError(f"there must be one label for each of at least one row of logits; {np.shape(logits)} came.")
+    n = len(truth)
+    confidence = softmax(logits, axis=1).max(1)
+    hits = np.argmax(logits, axis=1) == truth
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    gap = hits - confidence
+
+    def error(gaps: NDArray[np.float64], places: NDArray[np.int64]) -> float:
+        # n_b / n * |mean gap| is |sum of gaps| / n.
+        return 100 * float(np.abs(np.bincount(places, gaps, bins)).sum()) / n
+
+    rng = np.random.default_rng(seed)
+    ece = error(gap, place)
+    resampled = [error(gap[chosen], place[chosen]) for chosen in (rng.integers(0, n, n) for _ in range(draws))]
+    largest, smallest = np.quantile(resampled, (0.975, 0.025))
+    rows = []
+    for b in range(bins):
+        members = place == b
+        count, right = int(members.sum()), int(hits[members].sum())
+        interval = wilson_interval(right, count) if count else (float("nan"),) * 2
+        means = (100 * confidence[members].mean(), 100 * right / count) if count else (float("nan"),) * 2
+        rows.append((100 * b / bins, 100 * (b + 1) / bins, count, *means, *interval))
+    table = pd.DataFrame(rows, columns=["from", "to", "n", "confidence", "accuracy", "low", "high"])
+    return Calibration(table, ece, max(0.0, 2 * ece - largest), max(0.0, 2 * ece - smallest), n)
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
@@ -172,6 +295,18 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     """
     differing = only_a + only_b
     return float(binomtest(only_a, differing, 0.5).pvalue) if differing else 1.0
+
+
+def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """p-values of several tests made larger, so that any one below 0.05 by luck is as rare as in a single test.
+
+    The k-th smallest of m times ``m - k + 1``, never less than the one before, at most 1. Holm, Scandinavian Journal of
+    Statistics 1979.
+    """
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return adjusted
 
 
 def _check(logits: Mapping[str, NDArray[np.floating]], truth: NDArray[np.int64], classes: Sequence[str]) -> None:

@@ -210,15 +210,16 @@ def _results(result: Comparison, n: int) -> None:
             config={"displayModeBar": False},
             alt=f"Confusion matrix of {title}: true classes in rows, predicted ones in columns",
         )
-    if len(result.disagreements):
-        _disagreements(result, n)
+    divided = result.images[result.images["distinct"] > 1]
+    if len(divided):
+        _disagreements(result, divided, n)
 
 
-def _disagreements(result: Comparison, n: int) -> None:
+def _disagreements(result: Comparison, divided: pd.DataFrame, n: int) -> None:
     st.markdown(
-        f"**Where they part**: {len(result.disagreements):,} of {n:,} images. Choose a row to look at it above."
+        f"**Where they part**: {len(divided):,} of {n:,} images. Choose a row to look at it above."
     )
-    shown = result.disagreements.head(200)
+    shown = divided.head(200)
     names = np.array(result.classes)
     table = pd.DataFrame({"image": shown["index"], "label": names[shown.label]})
     titles = {f"model {k}": m.title for k, m in enumerate(models)}  # a title may be "image" or "label"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.comparison import compare, mcnemar_exact, predict_set, top_k
+from analysis.comparison import alike, calibration, compare, gallery, holm, mcnemar_exact, predict_set, top_k
 from bcdnet import create_model
 
 CLASSES = ("cat", "dog", "hen")
@@ -67,19 +67,118 @@ def test_mcnemar(comparison):
     assert mcnemar_exact(1, 9) == pytest.approx(2 * 11 / 1024)
 
 
-def test_disagreements_come_most_divided_first(comparison):
-    table = comparison.disagreements
-    # Image 1: 0, 1, 2 with two wrong; image 4: 0, 2, 1 with two wrong; image 3: 1, 0, 1 with one wrong.
-    assert table["index"].tolist() == [1, 4, 3]
-    assert table["distinct"].tolist() == [3, 3, 2]
-    assert table["wrong"].tolist() == [2, 2, 1]
-    assert table["label"].tolist() == comparison.labels[[1, 4, 3]].tolist()
+def test_holm_makes_the_smallest_of_three_three_times_as_large():
+    # 0.01 * 3, 0.03 * 2, then 0.04 * 1, which may not come before 0.06.
+    assert holm(np.array([0.04, 0.01, 0.03])).tolist() == pytest.approx([0.06, 0.03, 0.06])
+    assert holm(np.array([0.5, 0.9])).tolist() == [1, 1] and holm(np.empty(0)).shape == (0,)
+
+
+def test_p_values_stand_beside_those_for_three_pairs(comparison):
+    # 0.5, 1 and, for b against c, two heads in two throws again: 0.5
+    assert comparison.mcnemar.p.tolist() == [0.5, 1, 0.5]
+    assert comparison.mcnemar.p_holm.tolist() == [1, 1, 1]
+
+
+def sure(*answers):
+    """Logits of a model that is sure of its answers."""
+    return 1e3 * one_hot(list(answers))
+
+
+def test_divergence_is_the_entropy_of_the_mixture_less_its_parts():
+    # Image 0: both sure of one class; 1: each of another; 2: one sure, one torn between it and another.
+    logits = {"a": sure(0, 0, 0), "b": sure(0, 1, 0)}
+    logits["b"][2] = [5.0, 5.0, -1e3]
+    table = gallery(logits).set_index("index")
+    assert table.index.tolist() == [1, 2, 0]
+    # H(3/4, 1/4) - (0 + 1) / 2 = 0.8113 - 0.5
+    assert table.divergence.tolist() == pytest.approx([1, 0.3113, 0], abs=1e-4)
+    assert table["distinct"].tolist() == [2, 1, 1]
+    assert list(table) == ["divergence", "distinct"]  # nothing is right or wrong without labels
+    three = gallery({"a": sure(0), "b": sure(1), "c": sure(2)})
+    assert three.divergence.item() == pytest.approx(np.log2(3))
+
+
+def test_the_gallery_says_which_model_is_right(comparison):
+    table = comparison.images.set_index("index")
+    assert len(table) == 6
+    # Image 1: 0, 1, 2 for a cat; image 4: 0, 2, 1 for a dog; image 3: 1, 0, 1 for a dog. The rest agree.
+    assert table.index.tolist() == [1, 4, 3, 0, 2, 5]
+    assert table.right.tolist() == ["100", "001", "101", "111", "111", "000"]
+    assert table["wrong"].tolist() == [2, 2, 1, 0, 0, 3]
+    assert table["distinct"].tolist() == [3, 3, 2, 1, 1, 1]
+    assert table["label"].tolist() == comparison.labels[[1, 4, 3, 0, 2, 5]].tolist()
+    assert (table.divergence >= 0).all()
 
 
 def test_a_model_may_be_named_like_a_column():
     logits = {"label": np.array([[1.0, 0.0], [1.0, 0.0]]), "index": np.array([[0.0, 1.0], [1.0, 0.0]])}
-    table = compare(logits, [1, 0], ["x", "y"]).disagreements
-    assert table.to_dict("records") == [{"index": 0, "label": 1, "distinct": 2, "wrong": 1}]
+    table = compare(logits, [1, 0], ["x", "y"]).images
+    assert table["index"].tolist() == [0, 1] and table["label"].tolist() == [1, 0]
+
+
+def test_models_of_other_classes_are_told_apart_and_orders_found():
+    orders, others = alike(
+        {
+            "first": ["Coat", "Bag", "Shirt", "Boot"],
+            "turned": ["boot", "coat", "bag", "SHIRT"],
+            "cells": ["functional", "defective"],
+        }
+    )
+    assert {name: order.tolist() for name, order in orders.items()} == {"first": [0, 1, 2, 3], "turned": [1, 2, 3, 0]}
+    assert others == {
+        "cells": "cells tells other classes apart (functional, defective) than first (Coat, Bag, Shirt and 1 more), "
+        "so it is left out here."
+    }
+    logits = np.array([[10, 20, 30, 40]])  # boot, coat, bag, shirt
+    assert logits[:, orders["turned"]].tolist() == [[20, 30, 40, 10]]
+
+
+# Confidences of 60 % (right, wrong), 80 % (right) and 90 % (right), as logits of two classes.
+CONFIDENCE = np.array([0.6, 0.6, 0.8, 0.9])
+LOGITS = np.stack([np.log(CONFIDENCE), np.log(1 - CONFIDENCE)], axis=1)
+TRUTH = [0, 1, 0, 0]
+
+
+def test_calibration_by_hand():
+    result = calibration(LOGITS, TRUTH, bins=4)
+    table = result.table
+    assert table.n.tolist() == [0, 0, 2, 2] and result.n == 4
+    assert table["from"].tolist() == [0, 25, 50, 75] and table["to"].tolist() == [25, 50, 75, 100]
+    assert table.confidence.tolist()[2:] == pytest.approx([60, 85])
+    assert table.accuracy.tolist()[2:] == [50, 100]
+    assert np.isnan(table.loc[:1, ["confidence", "accuracy", "low", "high"]].to_numpy(float)).all()
+    # 2/4 * |50 - 60| + 2/4 * |100 - 85|
+    assert result.ece == pytest.approx(12.5)
+    # In one bin the errors cancel: |75 - 72.5|
+    assert calibration(LOGITS, TRUTH, bins=1).ece == pytest.approx(2.5)
+    # A confidence at the end of a bin belongs to it: 0.5 is in the first of two.
+    assert calibration(np.zeros((1, 2)), [0], bins=2).table.n.tolist() == [1, 0]
+
+
+def test_the_interval_comes_from_draws_of_its_own():
+    state = np.random.get_state()[1].copy()
+    first, again = calibration(LOGITS, TRUTH), calibration(LOGITS, TRUTH)
+    assert (first.low, first.high) == (again.low, again.high)
+    assert np.array_equal(np.random.get_state()[1], state)
+    # Images that are all alike leave nothing to chance: 100 - 60.
+    same = calibration(LOGITS[[0, 0, 0]], [0, 0, 0])
+    assert (same.low, same.ece, same.high) == pytest.approx((40, 40, 40))
+
+
+def test_the_interval_holds_the_true_error_of_a_model_that_is_too_sure():
+    rng = np.random.default_rng(0)
+    logits = np.tile([np.log(0.9), np.log(0.1)], (400, 1))
+    inside = 0
+    for _ in range(100):  # it is right in 80 % of the cases where it says 90 %
+        result = calibration(logits, (rng.random(400) >= 0.8).astype(int), draws=200)
+        inside += result.low <= 10 <= result.high
+    assert inside >= 88
+
+
+@pytest.mark.parametrize("labels", [[], [0]])
+def test_calibration_wants_a_label_for_each_image(labels):
+    with pytest.raises(ValueError, match="one label for each"):
+        calibration(np.zeros((2 * len(labels), 2)), labels)
 
 
 def test_top5_counts_the_five_largest():
