@@ -1,11 +1,13 @@
-"""Models side by side on a labelled set."""
+"""Models side by side on a set of images."""
 
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
+from analysis.comparison import Calibration
 from analysis.figures.palette import GRID, INK, SEQUENTIAL, layout, model_color
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon")
@@ -20,6 +22,9 @@ def accuracy_whiskers(
         accuracy: :attr:`analysis.comparison.Comparison.accuracy`.
         ids: model -> id that settles its colour, see :func:`analysis.figures.palette.model_color`.
         size: height of the figure in pixels; grows with the number of models if None.
+
+    Example:
+        >>> accuracy_whiskers(compare(logits, labels, classes).accuracy)
     """
     fig = go.Figure()
     for k, (name, row) in enumerate(accuracy.iterrows()):
@@ -58,6 +63,9 @@ def per_class_dots(per_class: pd.DataFrame, ids: Mapping[str, str] | None = None
         per_class: :attr:`analysis.comparison.Comparison.per_class`.
         ids: model -> id that settles its colour, see :func:`analysis.figures.palette.model_color`.
         size: height of the figure in pixels; grows with the number of classes if None.
+
+    Example:
+        >>> per_class_dots(compare(logits, labels, classes).per_class)
     """
     known = per_class.dropna(subset=["accuracy"])
     spans = known.groupby("class").accuracy.agg(["min", "max", "mean"]).sort_values("mean", kind="stable")
@@ -101,6 +109,9 @@ def confusion_heatmap(confusion: pd.DataFrame, size: int = 520) -> go.Figure:
     Args:
         confusion: counts of one model from :attr:`analysis.comparison.Comparison.confusion`, true classes in rows.
         size: height of the figure in pixels.
+
+    Example:
+        >>> confusion_heatmap(compare(logits, labels, classes).confusion["a"])
     """
     counts = confusion.to_numpy()
     totals = counts.sum(1, keepdims=True)
@@ -136,3 +147,78 @@ def confusion_heatmap(confusion: pd.DataFrame, size: int = 520) -> go.Figure:
     layout(fig, height=size, legend=False)
     fig.update_yaxes(title_text="true class", autorange="reversed", showgrid=False)
     return fig.update_xaxes(title_text="predicted class", tickangle=-40, showgrid=False)
+
+
+def reliability_diagram(
+    calibrations: Mapping[str, Calibration], ids: Mapping[str, str] | None = None, size: int = 480
+) -> go.Figure:
+    """How often each model is right where it is so sure, above; how many images that is about, below.
+
+    On the diagonal it is right as often as it says; below it, it is too sure. Whiskers are 95 % Wilson intervals.
+
+    Args:
+        calibrations: by model, from :func:`analysis.comparison.calibration`.
+        ids: model -> id that settles its colour, see :func:`analysis.figures.palette.model_color`.
+        size: height of the figure in pixels.
+
+    Example:
+        >>> reliability_diagram({name: calibration(values, labels) for name, values in logits.items()})
+    """
+    fig = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.75, 0.25], vertical_spacing=0.04)
+    fig.add_trace(
+        go.Scatter(
+            x=[0, 100],
+            y=[0, 100],
+            mode="lines",
+            line={"color": INK, "dash": "dot"},
+            name="as often as it says",
+            hoverinfo="skip",
+        ),
+        row=1,
+        col=1,
+    )
+    for k, (name, found) in enumerate(calibrations.items()):
+        known = found.table[found.table.n > 0]
+        color = model_color((ids or {}).get(name, name), k)
+        symbol = _SYMBOLS[k % len(_SYMBOLS)]
+        fig.add_trace(
+            go.Scatter(
+                x=known.confidence,
+                y=known.accuracy,
+                mode="lines+markers",
+                name=f"{name}: ECE {found.ece:.1f} %",
+                legendgroup=name,
+                line={"color": color, "width": 1.5},
+                marker={"color": color, "size": 9, "symbol": symbol},
+                error_y={
+                    "array": known.high - known.accuracy,
+                    "arrayminus": known.accuracy - known.low,
+                    "thickness": 1,
+                    "width": 3,
+                },
+                customdata=known[["from", "to", "n"]].to_numpy(),
+                hovertemplate="%{y:.1f} % right at a mean confidence of %{x:.1f} %<br>%{customdata[2]:,} images "
+                "between %{customdata[0]:.0f} and %{customdata[1]:.0f} %<extra>" + name + "</extra>",
+            ),
+            row=1,
+            col=1,
+        )
+        fig.add_trace(
+            go.Scatter(
+                x=(found.table["from"] + found.table["to"]) / 2,
+                y=100 * found.table.n / found.n,
+                mode="lines",
+                line={"color": color, "width": 2, "shape": "hvh"},
+                name=name,
+                legendgroup=name,
+                showlegend=False,
+                hovertemplate="%{y:.1f} % of the images<extra>" + name + "</extra>",
+            ),
+            row=2,
+            col=1,
+        )
+    layout(fig, height=size)
+    fig.update_xaxes(range=[0, 102])
+    fig.update_xaxes(title_text="confidence: the largest probability (%)", row=2, col=1)
+    fig.update_yaxes(title_text="right (%)", range=[0, 102], row=1, col=1)
+    return fig.update_yaxes(title_text="images (%)", rangemode="tozero", row=2, col=1)

@@ -1,11 +1,13 @@
-"""Accuracy against cost, and where in a network the cost lies."""
+"""Accuracy against cost, where in a network the cost lies, and how good the estimate of its time is."""
+
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.figures.palette import BLUE, GREEN, GREY, INK, ORANGE, VERMILION, layout
-from analysis.tradeoffs import pareto_front
+from analysis.tradeoffs import LatencyModel, pareto_front
 
 #: Title of an axis by column of :func:`analysis.tradeoffs.scatter_points` and :func:`analysis.tradeoffs.with_measured`.
 AXES = {
@@ -15,23 +17,37 @@ AXES = {
     "flops_full": "FLOPs (full convention)",
     "flops_conv_fc": "FLOPs (conv+fc convention)",
     "params": "parameters",
-    "megabytes": "packed weights (MB)",
+    "megabytes": "parameters, binary ones at 1 bit (MB)",
+    "packed_mb": "packed file (MB)",
+    "checkpoint_mb": "checkpoint (MB)",
     "latency_ms": "time of one image, packed where possible (ms)",
 }
+#: Axes that are measured; all others are counted.
+MEASURED = {"packed_mb": "size", "checkpoint_mb": "size", "latency_ms": "time"}
+#: Small numbers, of which Plotly's SI prefixes would make "200m".
+_PLAIN = ("latency_ms", "packed_mb", "checkpoint_mb", "megabytes")
 #: Digits that are written on a logarithmic axis; Plotly's own leave narrow ranges bare.
 _COARSE, _FINE = (1, 2, 5), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
 _KINDS = {
     ("quoted", "quoted"): ("accuracy and cost quoted", "circle", BLUE),
     ("quoted", "computed"): ("accuracy quoted, cost computed", "circle-open", BLUE),
     ("measured", "computed"): ("accuracy measured, cost computed", "diamond", VERMILION),
-    ("measured", "measured"): ("accuracy and time measured", "diamond", VERMILION),
+    ("quoted", "measured"): ("accuracy quoted, {} measured elsewhere", "square", BLUE),
+    ("measured", "measured"): ("accuracy and {} measured", "diamond", VERMILION),
 }
 
 
 def accuracy_cost_scatter(
-    points: pd.DataFrame, x: str = "ops_full", custom: pd.DataFrame | None = None, log: bool = True, size: int = 480
+    points: pd.DataFrame,
+    x: str = "ops_full",
+    custom: pd.DataFrame | None = None,
+    log: bool = True,
+    size: int = 480,
+    picked: Collection[str] = (),
 ) -> go.Figure:
     """Top-1 accuracy against cost with the Pareto front; the symbol tells where a number comes from.
+
+    Points that another one beats are grey. Dragging selects points; customdata is [precision, source, name].
 
     Args:
         points: rows of :func:`analysis.tradeoffs.scatter_points` for *one* data set; rows that lack a value are left
@@ -40,9 +56,13 @@ def accuracy_cost_scatter(
         custom: rows of :func:`analysis.tradeoffs.computed_costs`, drawn as vertical lines: their accuracy is unknown.
         log: logarithmic cost axis; points of zero cost are then left out.
         size: height of the figure in pixels.
+        picked: names of points that stand out; none: all do.
 
     Raises:
         ValueError: the points belong to several data sets, whose accuracies do not compare.
+
+    Example:
+        >>> accuracy_cost_scatter(scatter_points(), "bops", picked=["BCDNet-A"])
     """
     sets = list(dict.fromkeys(points.dataset))
     if len(sets) > 1:
@@ -50,8 +70,7 @@ def accuracy_cost_scatter(
     shown = points.dropna(subset=[x, "top1"])
     if log:
         shown = shown[shown[x] > 0]
-    # Plotly's SI prefixes make "200m" of 0.2 ms.
-    short, long = ("~g", ".3~g") if x == "latency_ms" else ("~s", ".4s")
+    short, long = ("~g", ".3~g") if x in _PLAIN else ("~s", ".4s")
     fig = go.Figure()
     front, places = pareto_front(shown, x), _label_positions(shown, x, log, size)
     fig.add_trace(
@@ -70,23 +89,33 @@ def accuracy_cost_scatter(
         rows = shown[(shown.kind == kind) & (shown.cost_kind == cost_kind)]
         if rows.empty:
             continue
+        colors = np.where(rows.index.isin(front.index), color, GREY)
+        stands_out = rows["name"].isin(picked) if picked else pd.Series(True, rows.index)
         fig.add_trace(
             go.Scatter(
                 x=rows[x],
                 y=rows.top1,
                 mode="markers+text",
-                name=name,
+                name=name.format(MEASURED.get(x)),
                 text=rows["name"],
                 textposition=places[rows.index],
                 textfont_size=11,
-                marker={"symbol": symbol, "color": color, "size": 11, "line": {"color": color, "width": 2}},
+                marker={
+                    "symbol": symbol,
+                    "color": colors,
+                    "size": np.where(stands_out & bool(picked), 15, 11),
+                    "opacity": np.where(stands_out, 1, 0.35),
+                    "line": {"color": colors, "width": 2},
+                },
+                # What the browser does to points outside of a selection, until the page has answered it.
+                unselected={"marker": {"opacity": 0.35}, "textfont": {"color": GREY}},
                 error_y={
                     "array": rows.high - rows.top1,
                     "arrayminus": rows.top1 - rows.low,
                     "thickness": 1.5,
                     "visible": bool(rows.low.notna().any()),
                 },
-                customdata=rows[["precision", "source"]].to_numpy(),
+                customdata=rows[["precision", "source", "name"]].to_numpy(),
                 hovertemplate="<b>%{text}</b> (W/A %{customdata[0]})<br>%{y:.2f} % at %{x:" + long + "}"
                 "<br>%{customdata[1]}<extra></extra>",
             )
@@ -94,6 +123,7 @@ def accuracy_cost_scatter(
     ends = shown[["top1", "low", "high"]]
     low, high = (ends.min().min(), ends.max().max()) if len(shown) else (0.0, 100.0)
     margin = 0.08 * (high - low) + 0.5
+    known = "time estimated" if x == "latency_ms" else "cost computed"
     for k, row in enumerate([] if custom is None else custom.to_dict("records")):
         fig.add_trace(
             go.Scatter(
@@ -101,14 +131,15 @@ def accuracy_cost_scatter(
                 y=[low - margin, high + margin],
                 mode="lines",
                 line={"color": (GREEN, ORANGE, GREY)[k % 3], "dash": "dash", "width": 2},
-                name=f"{row['variant']}: cost computed, accuracy unknown",
-                hovertemplate=f"<b>{row['variant']}</b>: %{{x:.4s}}<extra></extra>",
+                name=f"{row['variant']}: {known}, accuracy unknown",
+                hovertemplate=f"<b>{row['variant']}</b>: %{{x:{long}}}<extra></extra>",
             )
         )
     layout(fig, height=size)
+    fig.update_layout(dragmode="select")
     where = f" on {sets[0]}" if sets else ""
     fig.update_yaxes(title_text=f"top-1 accuracy{where} (%)", range=[low - margin, high + margin])
-    fig.update_xaxes(title_text=AXES[x], exponentformat="none" if x == "latency_ms" else "SI")
+    fig.update_xaxes(title_text=AXES[x], exponentformat="none" if x in _PLAIN else "SI")
     if log:
         wide = shown[x].max() > 8 * shown[x].min()
         ticks = [digit * 10.0**power for power in range(-3, 13) for digit in (_COARSE if wide else _FINE)]
@@ -123,6 +154,9 @@ def layer_bars(layers: pd.DataFrame, measure: str = "ops", size: int | None = No
         layers: rows of :func:`analysis.tradeoffs.layer_costs`.
         measure: "ops" (full convention) or "kilobytes".
         size: height of the figure in pixels; grows with the number of units if None.
+
+    Example:
+        >>> layer_bars(layer_costs(get_config("bcdnet_a")), "kilobytes")
     """
     if measure == "ops":
         title = "OPs (full convention)"
@@ -155,6 +189,68 @@ def layer_bars(layers: pd.DataFrame, measure: str = "ops", size: int | None = No
     fig.update_layout(barmode="stack", bargap=0.25)
     fig.update_yaxes(autorange="reversed", showgrid=False, dtick=1)
     return fig.update_xaxes(title_text=title, exponentformat="SI")
+
+
+def latency_bars(estimate: pd.Series, size: int | None = None) -> go.Figure:
+    """Estimated time of every layer, in network order.
+
+    Args:
+        estimate: milliseconds by layer, from :meth:`analysis.tradeoffs.LatencyModel.estimate`.
+        size: height of the figure in pixels; grows with the number of layers if None.
+
+    Example:
+        >>> latency_bars(latency_model().estimate(get_config("bcdnet_a")))
+    """
+    fig = go.Figure(
+        go.Bar(
+            x=estimate,
+            y=estimate.index,
+            orientation="h",
+            marker_color=GREEN,
+            hovertemplate="<b>%{y}</b>: %{x:.3~g} ms<extra>estimated</extra>",
+        )
+    )
+    layout(fig, height=size or 80 + 22 * len(estimate), legend=False)
+    fig.update_yaxes(autorange="reversed", showgrid=False, dtick=1)
+    return fig.update_xaxes(title_text="estimated time of one image (ms)", exponentformat="none")
+
+
+def latency_fit(model: LatencyModel, size: int = 420) -> go.Figure:
+    """Estimated against measured time: the layers that the estimate is fitted to, and the networks that it is not.
+
+    Args:
+        model: from :func:`analysis.tradeoffs.latency_model`.
+        size: height of the figure in pixels.
+
+    Example:
+        >>> latency_fit(latency_model())
+    """
+    parts = {
+        "layers of BCDNet-A, fitted": (model.layers, "circle", BLUE),
+        "whole networks, held out": (model.held_out, "diamond", VERMILION),
+    }
+    every = np.concatenate([table[["measured_ms", "estimated_ms"]].to_numpy() for table, _, _ in parts.values()])
+    ends = [float(every[every > 0].min()) / 1.5, float(every.max()) * 1.5]
+    fig = go.Figure(
+        go.Scatter(x=ends, y=ends, mode="lines", line={"color": INK, "dash": "dot"}, name="equal", hoverinfo="skip")
+    )
+    for name, (table, symbol, color) in parts.items():
+        fig.add_trace(
+            go.Scatter(
+                x=table.measured_ms,
+                y=table.estimated_ms,
+                mode="markers",
+                name=name,
+                text=table.index,
+                marker={"symbol": symbol, "color": color, "size": 10},
+                hovertemplate="<b>%{text}</b>: %{y:.3~g} ms estimated, %{x:.3~g} ms measured<extra></extra>",
+            )
+        )
+    layout(fig, height=size)
+    ticks = [digit * 10.0**power for power in range(-4, 4) for digit in _COARSE]
+    axis = {"type": "log", "tickvals": ticks, "tickformat": "~g", "exponentformat": "none"}
+    fig.update_yaxes(title_text="estimated (ms)", **axis)
+    return fig.update_xaxes(title_text=f"measured (ms) on {model.machine}", **axis)
 
 
 def _label_positions(points: pd.DataFrame, x: str, log: bool, height: int) -> pd.Series:
