@@ -371,9 +371,9 @@ def latent_weights(model: Network, layer: str, branch: str | None = None) -> Lat
 
 
 def histogram_edges(weights: LatentWeights, bins: int = 81) -> NDArray[np.float64]:
-    """Edges of the bins that the histograms of latent and scaled weights share, as wide as the largest magnitude on both sides.
+    """Edges of the bins that the histograms of latent and scaled weights share, symmetric about zero.
 
-    Their number is made even, so that no bin straddles zero.
+    The number of bins is made even, so that none straddles zero.
     """
     reach = float(max(np.abs(weights.latent).max(), np.abs(weights.scaled).max())) or 1.0
     return np.linspace(-reach, reach, bins + bins % 2 + 1)

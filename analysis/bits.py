@@ -65,20 +65,34 @@ def margins(model: Network, x: Tensor) -> dict[str, Margins]:
     return found
 
 
-def token_margins(
-    found: Margins, show: int | str = "nearest", relative: bool = True
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+@dataclass(frozen=True)
+class TokenMargins:
+    """Margins of one layer as one number a token.
+
+    Attributes:
+        layer: name of the residual unit.
+        show: a channel, "nearest" or "mean", as in :func:`token_margins`.
+        relative: as multiples of the channel's spread; else in the map's unit.
+        value: (H, W); NaN where no channel has a margin to show. Means are distances and have no sign.
+        channel: (H, W), that each is of; -1 for a mean.
+    """
+
+    layer: str
+    show: int | str
+    relative: bool
+    value: NDArray[np.float64]
+    channel: NDArray[np.int64]
+
+
+def token_margins(found: Margins, show: int | str = "nearest", relative: bool = True) -> TokenMargins:
     """Margins of one layer as one number a token.
 
     Args:
         found: of one layer, from :func:`margins`.
         show: a channel; or "nearest", at each token the margin of the bit that is nearest to its threshold; or "mean",
-            the mean distance of the token's bits, which has no sign.
+            the mean distance of the token's bits from their thresholds.
         relative: as multiples of the channel's spread, which leaves out channels that are the same everywhere; else in
             the map's unit.
-
-    Returns:
-        Margins (H, W), NaN where no channel has one; and the channel that each is of, (H, W), -1 for a mean.
 
     Raises:
         ValueError: no such channel, or another word.
@@ -88,8 +102,8 @@ def token_margins(
     if show == "mean":
         known = ~np.isnan(values)
         count = known.sum(0)
-        sums = np.abs(np.where(known, values, 0)).sum(0)
-        return np.where(count, sums / np.maximum(count, 1), np.nan), np.full((height, width), -1)
+        mean = np.abs(np.where(known, values, 0)).sum(0) / np.maximum(count, 1)
+        return TokenMargins(found.layer, show, relative, np.where(count, mean, np.nan), np.full((height, width), -1))
     if show == "nearest":
         which = np.where(np.isnan(values), np.inf, np.abs(values)).argmin(0)
     elif isinstance(show, int) and 0 <= show < channels:
@@ -98,7 +112,25 @@ def token_margins(
         raise ValueError(
             f"layer {found.layer} has the channels 0 to {channels - 1}, 'nearest' and 'mean', not {show!r}."
         )
-    return np.take_along_axis(values, which[None], 0)[0], which
+    return TokenMargins(found.layer, show, relative, np.take_along_axis(values, which[None], 0)[0], which)
+
+
+def layer_margins(
+    model: Network, x: Tensor, layer: str, show: int | str = "nearest", relative: bool = True
+) -> TokenMargins:
+    """:func:`token_margins` of one layer of a network, for one image.
+
+    Raises:
+        ValueError: as there, and for a layer without a sign.
+    """
+    if layer not in (found := margins(model, x)):
+        raise ValueError(f"the network has no sign in layer {layer!r}; choose one of {', '.join(found)}.")
+    return token_margins(found[layer], show, relative)
+
+
+def margin_distances(model: Network, x: Tensor, eps: float = 0.1, relative: bool = True) -> pd.DataFrame:
+    """:func:`margin_summary` of every layer of a network, for one image."""
+    return margin_summary(margins(model, x), eps, relative)
 
 
 def margin_summary(

@@ -1,5 +1,8 @@
 """Binarization: errors, weights, bits and thresholds."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -101,6 +104,38 @@ def weight_histograms(
     fig.update_xaxes(range=[1.02 * edges[0], 1.02 * edges[-1]], col=1)
     fig.update_xaxes(tickvals=[-1, 1], ticktext=["−1", "+1"], range=[-2, 2], col=2)
     return fig.update_yaxes(title_text="weights", col=1)
+
+
+def brushed(selection: Mapping[str, Any], edges: NDArray[np.float64]) -> tuple[str, float, float] | None:
+    """The weights that a drag over :func:`weight_histograms`, or a click on a bar, marks.
+
+    Args:
+        selection: of the chart, with the lists "box" and "points" as Plotly and Streamlit name them.
+        edges: of the figure's bins, from :func:`analysis.binarization.histogram_edges`.
+
+    Returns:
+        One of :data:`analysis.binarization.VIEWS` and the two ends of a range of its values, of whole bins; None if
+        nothing was hit.
+    """
+    width = edges[1] - edges[0]
+    if boxes := selection.get("box"):
+        view = VIEWS[("x", "x2", "x3").index(boxes[0]["xref"])]
+        low, high = sorted(map(float, boxes[0]["x"]))
+    elif points := selection.get("points"):
+        view = VIEWS[points[0]["curve_number"] % len(VIEWS)]
+        # A bar, less so much at each side that it does not touch its neighbours.
+        inside = 0.4 * (1 if view == "sign" else width)
+        low, high = float(points[0]["x"]) - inside, float(points[0]["x"]) + inside
+    else:
+        return None
+    if view == "sign":
+        bits = [bit for bit in (-1.0, 1.0) if low < bit + 0.5 and high > bit - 0.5]
+        return (view, bits[0], bits[-1]) if bits else None
+    first = int(np.searchsorted(edges, low, side="right")) - 1
+    last = int(np.searchsorted(edges, high, side="left"))
+    if first >= len(edges) - 1 or last <= 0:
+        return None
+    return view, float(edges[max(first, 0)]), float(edges[min(last, len(edges) - 1)])
 
 
 def _histogram(values: NDArray, edges: NDArray, **bars: object) -> go.Bar:

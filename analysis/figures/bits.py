@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis.bits import BitFlips, DynamicBits, Margins, token_margins
+from analysis.bits import BitFlips, DynamicBits, TokenMargins
 from analysis.figures.palette import (
     BLUE,
     DIVERGING,
@@ -38,38 +38,31 @@ _SYMBOLS = {"point": "circle", "short": "square", "long": "diamond", "conv": "x"
 _MEASURES = {"l1": "L1 error (Eq. 23)", "mse": "squared error", "relative": "L1 error / mean |W|"}
 
 
-def margin_map(
-    margins: Margins, show: int | str = "nearest", relative: bool = True, limit: float | None = None, size: int = 420
-) -> go.Figure:
+def margin_map(margins: TokenMargins, limit: float | None = None, size: int = 420) -> go.Figure:
     """Margins over the tokens of one layer: red where the bit is +1, blue where it is -1, pale near the threshold.
 
     Mean distances have no sign: dark is near.
 
     Args:
-        margins: of one layer, from :func:`analysis.bits.margins`.
-        show: a channel, "nearest" or "mean", see :func:`analysis.bits.token_margins`.
-        relative: as multiples of the channel's spread; else in the map's unit.
+        margins: of one layer, from :func:`analysis.bits.layer_margins` or :func:`analysis.bits.token_margins`.
         limit: the scale runs to ``limit``, from ``-limit`` or from 0; None: to the largest magnitude shown.
         size: height of the figure in pixels.
 
-    Raises:
-        ValueError: no such channel.
-
     Example:
-        >>> margin_map(margins(model, x)["mlp1_1"], show=3)
+        >>> margin_map(layer_margins(model, x, "mlp1_1", show=3))
     """
-    shown, which = token_margins(margins, show, relative)
+    shown, mean = margins.value, margins.show == "mean"
     finite = np.isfinite(shown)
     largest = float(np.abs(shown[finite]).max()) if finite.any() else 0.0
-    reach, mean = limit or largest or 1.0, show == "mean"
-    unit = "× spread" if relative else "map's unit"
+    reach = limit or largest or 1.0
+    unit = "× spread" if margins.relative else "map's unit"
     fig = go.Figure(
         go.Heatmap(
             z=shown,
             zmin=0 if mean else -reach,
             zmax=reach,
             colorscale=SEQUENTIAL if mean else DIVERGING,
-            customdata=which,
+            customdata=margins.channel,
             colorbar={"title": {"text": f"mean |margin|, {unit}" if mean else f"margin, {unit}", "side": "right"}},
             hovertemplate="row %{y}, column %{x}"
             + ("" if mean else ", channel %{customdata}")

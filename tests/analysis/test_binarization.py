@@ -28,6 +28,7 @@ from analysis.binarization import (
 from analysis.figures.binarization import (
     activation_balance,
     activation_errors,
+    brushed,
     error_bars,
     threshold_plot,
     weight_histograms,
@@ -325,6 +326,26 @@ def test_marked_weights_stand_out_in_all_three_histograms():
     assert fig.layout.xaxis3.matches == "x" and fig.layout.dragmode == "select" and len(fig.data) == 6
 
 
+@pytest.mark.parametrize(
+    ("selection", "marked"),
+    [
+        ({"box": [{"xref": "x", "x": [0.3, -0.6]}]}, ("latent", -1, 0.5)),
+        ({"box": [{"xref": "x3", "x": [0.5, 9]}], "points": [{"curve_number": 0, "x": 0}]}, ("scaled", 0.5, 1)),
+        ({"box": [{"xref": "x", "x": [1.5, 2]}]}, None),
+        ({"box": [{"xref": "x2", "x": [-2, 0]}]}, ("sign", -1, -1)),
+        ({"box": [{"xref": "x2", "x": [-2, 0.6]}]}, ("sign", -1, 1)),
+        ({"box": [{"xref": "x2", "x": [-0.4, 0.4]}]}, None),
+        ({"points": [{"curve_number": 3, "x": 0.25}], "box": []}, ("latent", 0, 0.5)),
+        ({"points": [{"curve_number": 5, "x": -0.75}]}, ("scaled", -1, -0.5)),
+        ({"points": [{"curve_number": 10, "x": 1}]}, ("sign", 1, 1)),
+        ({"points": [], "box": []}, None),
+        ({}, None),
+    ],
+)
+def test_a_drag_or_a_click_marks_whole_bins(selection, marked):
+    assert brushed(selection, np.linspace(-1, 1, 5)) == marked
+
+
 def test_activation_errors_show_the_image_within_the_set():
     others = pd.DataFrame({"layer": ["b"] * 3 + ["a"] * 3, "image": [0, 1, 2] * 2, "l1": [1.0, 2, 3, 4, 4, 4]})
     picture = pd.DataFrame({"layer": ["b", "a"], "image": [0, 0], "l1": [2.5, 4.0]})
@@ -339,7 +360,7 @@ def test_activation_errors_show_the_image_within_the_set():
 FIGURES = [
     value for _, value in inspect.getmembers(figures, inspect.isfunction) if value.__module__ == figures.__name__
 ]
-DRAWING = [f for f in FIGURES if not f.__name__.startswith("_")]
+DRAWING = [f for f in FIGURES if not f.__name__.startswith("_") and f is not brushed]
 
 
 @pytest.mark.parametrize("figure", DRAWING, ids=lambda f: f.__name__)

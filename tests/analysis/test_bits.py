@@ -29,6 +29,8 @@ from analysis.bits import (
     flip_passes,
     flip_summary,
     information,
+    layer_margins,
+    margin_distances,
     margin_summary,
     margins,
     token_margins,
@@ -96,14 +98,25 @@ def test_token_margins_by_hand():
         (1, False, [-2, 4], [1, 1]),
         (2, True, [np.nan, np.nan], [2, 2]),
     ):
-        grid, channel = token_margins(found, show, relative)
-        np.testing.assert_allclose(grid, [shown])
-        assert channel.tolist() == [which]
+        tokens = token_margins(found, show, relative)
+        np.testing.assert_allclose(tokens.value, [shown])
+        assert tokens.channel.tolist() == [which] and (tokens.show, tokens.relative) == (show, relative)
     nothing = Margins("a", value, 0 * spread, np.nan * value)
-    assert np.isnan(token_margins(nothing, "mean")[0]).all() and np.isnan(token_margins(nothing)[0]).all()
+    assert np.isnan(token_margins(nothing, "mean").value).all() and np.isnan(token_margins(nothing).value).all()
     for wrong in (3, -1, "far"):
         with pytest.raises(ValueError, match="the channels 0 to 2, 'nearest' and 'mean', not"):
             token_margins(found, wrong)
+
+
+def test_margins_of_a_layer_and_their_distances_are_those_of_the_network():
+    model = net("bcdnet_b")
+    whole = margins(model, X)
+    one = layer_margins(model, X, "mlp1_1", 2, relative=False)
+    np.testing.assert_array_equal(one.value, whole["mlp1_1"].value[2])
+    with pytest.raises(ValueError, match="no sign in layer 'fc'; choose one of conv1_3x3"):
+        layer_margins(model, X, "fc")
+    expected = margin_summary(whole, eps=0.5, relative=False)
+    pd.testing.assert_frame_equal(margin_distances(model, X, 0.5, relative=False), expected)
 
 
 def test_margins_of_constant_channels_have_no_relative_distance():
@@ -384,22 +397,24 @@ def test_margin_map_shows_the_bit_nearest_to_its_threshold():
     value = np.array([[[3.0, -1]], [[-2, 4]], [[0.5, 0.5]]])  # (3, 1, 2)
     spread = np.array([2.0, 3, 0])
     found = Margins("a", value, spread, value / np.array([2, 3, np.nan])[:, None, None])
-    (raw,), (relative,) = figures.margin_map(found, relative=False).data, figures.margin_map(found).data
+
+    def show(*options, **more):
+        return figures.margin_map(token_margins(found, *options), **more)
+
+    (raw,), (relative,) = show("nearest", False).data, show().data
     assert raw.z.tolist() == [[0.5, 0.5]] and raw.customdata.tolist() == [[2, 2]]
     assert (raw.zmin, raw.zmax) == (-0.5, 0.5)
     np.testing.assert_allclose(relative.z, [[-2 / 3, -0.5]])
     assert relative.customdata.tolist() == [[1, 0]] and relative.zmax == pytest.approx(2 / 3)
-    one = figures.margin_map(found, 0, relative=False, limit=5)
+    one = show(0, False, limit=5)
     assert one.data[0].z.tolist() == [[3, -1]] and (one.data[0].zmin, one.data[0].zmax) == (-5, 5)
     assert one.data[0].showscale is not False and not one.layout.annotations
-    (mean,) = figures.margin_map(found, "mean", limit=4).data
+    (mean,) = show("mean", limit=4).data
     np.testing.assert_allclose(mean.z, [[(3 / 2 + 2 / 3) / 2, (1 / 2 + 4 / 3) / 2]])
     assert (mean.zmin, mean.zmax) == (0, 4) and "channel" not in mean.hovertemplate
-    assert "no spread" in figures.margin_map(found, 2).layout.annotations[0].text
-    zero = Margins("a", 0 * value, spread, 0 * value)
+    assert "no spread" in show(2).layout.annotations[0].text
+    zero = token_margins(Margins("a", 0 * value, spread, 0 * value))
     assert "exactly at its threshold" in figures.margin_map(zero).layout.annotations[0].text
-    with pytest.raises(ValueError, match="channels 0 to 2, 'nearest' and 'mean', not 3"):
-        figures.margin_map(found, 3)
 
 
 def test_margin_quantiles_and_dynamic_changes_show_the_numbers():
