@@ -313,7 +313,8 @@ def with_measured(
     points = points.assign(**{column: found.value})
     known = points[column].notna()
     points.loc[known, "cost_kind"] = "measured"
-    points.loc[known, "source"] += f"; {what}: " + found.how
+    # An empty column has no type of its own.
+    points.loc[known, "source"] += f"; {what}: " + found.how.astype("str")
     return points
 
 

@@ -11,12 +11,13 @@ import pandas as pd
 import streamlit as st
 import torch
 
-from analysis import deployment
+from analysis import deployment, tradeoffs
 from app import cache
-from app.cache import HASH, Model, Picture, Progress
+from app.cache import HASH, Config, Model, Picture, Progress
 from bcdnet import kernels
 from bcdnet.bench import cpu_name
 from bcdnet.engine import Engine, pack
+from bcdnet.model import Network
 
 #: Threads of both graphs where one number stands for all: what the dashboard gives to the work of one user.
 THREADS = torch.get_num_threads()
@@ -95,6 +96,15 @@ def file_parts(model: Model, isa: str) -> pd.DataFrame:
         return deployment.file_parts(network, engine(model, isa), model.bytes, size)
 
 
+@st.cache_data(show_spinner=False, max_entries=256, hash_funcs=HASH)
+def packed_megabytes(model: Model, isa: str) -> float | None:
+    """Size of the packed file; None if it cannot be packed."""
+    if packable(model):
+        return None
+    with cache.locked(model) as network, kernels.use_isa(isa):
+        return len(deployment.packed_file(pack(network, THREADS))) / 1e6
+
+
 # -- times ------------------------------------------------------------------------------------------------------------
 
 
@@ -103,18 +113,32 @@ def layer_times(model: Model, isa: str) -> pd.DataFrame:
     """See :func:`analysis.deployment.layer_times`, on :data:`THREADS`."""
     network, packed = cache.private_copy(model), engine(model, isa)
     with _measuring:
-        return deployment.layer_times(network, packed, _image(model))
+        return deployment.layer_times(network, packed, _image(model.config))
 
 
 def latency(model: Model, isa: str) -> deployment.Latency:
     """See :func:`analysis.deployment.latency`: one image on :data:`THREADS`."""
 
     def compute() -> deployment.Latency:
-        network = cache.private_copy(model)
-        with _measuring, kernels.use_isa(isa):
-            return deployment.latency(network, _image(model), THREADS)
+        return timed(cache.private_copy(model), isa)
 
     return cache.remember(("latency", model.key, isa), compute)
+
+
+def timed(network: Network, isa: str, progress: Progress | None = None) -> deployment.Latency:
+    """See :func:`analysis.deployment.latency`: one image on :data:`THREADS`; ``app.jobs`` may ask it.
+
+    It is its turn that is waited for, and can be given up; the timing itself is one step.
+    """
+    report = progress or (lambda done, total: None)
+    report(0, 1)
+    while not _measuring.acquire(timeout=0.2):
+        report(0, 1)
+    try:
+        with kernels.use_isa(isa):
+            return deployment.latency(network, _image(network.config), THREADS)
+    finally:
+        _measuring.release()
 
 
 def latency_known(model: Model, isa: str) -> bool:
@@ -150,7 +174,7 @@ def speed(model: Model, isa: str, progress: Progress | None = None) -> pd.DataFr
             if progress is not None:
                 progress(k, len(counts))
             with _measuring, kernels.use_isa(isa):  # others take their turn in between
-                tables.append(deployment.speed(network, _image(model), threads, _BUDGET))
+                tables.append(deployment.speed(network, _image(model.config), threads, _BUDGET))
         speed = pd.concat(tables, ignore_index=True)
         speed.attrs["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         return speed
@@ -167,6 +191,22 @@ def _speed_key(model: Model, isa: str) -> tuple[str, ...]:
     return ("speed", model.key, isa)
 
 
-def _image(model: Model) -> torch.Tensor:
-    size = (1, model.config.in_channels, *model.config.image_size)
+@st.cache_data(show_spinner=False, max_entries=1)
+def latency_model() -> tradeoffs.LatencyModel:
+    """See :func:`analysis.tradeoffs.latency_model`: ValueError, with a sentence for the reader, without its timings."""
+    return tradeoffs.latency_model()
+
+
+@st.cache_data(show_spinner=False, max_entries=256)
+def _estimated(config: str) -> pd.Series:
+    return latency_model().estimate(Config.from_json(config))
+
+
+def estimated_latency(config: Config) -> pd.Series:
+    """See :meth:`analysis.tradeoffs.LatencyModel.estimate`: ValueError, with a sentence, if it cannot be packed."""
+    return _estimated(config.to_json())
+
+
+def _image(config: Config) -> torch.Tensor:
+    size = (1, config.in_channels, *config.image_size)
     return torch.randn(size, generator=torch.Generator().manual_seed(0))

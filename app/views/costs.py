@@ -1,4 +1,4 @@
-"""OPs trade-offs: accuracy against cost, published, measured, and of a variant the reader configures."""
+"""OPs trade-offs: accuracy against cost, published, measured, and of a network the reader designs."""
 
 from typing import Any
 
@@ -6,10 +6,9 @@ import pandas as pd
 import streamlit as st
 
 from analysis import tradeoffs
-from analysis.deployment import Latency
 from analysis.figures import tradeoffs as figures
-from app import cache, state
-from app.widgets import latency, words
+from app import cache, engines, jobs, state
+from app.widgets import figure, latency, selection, words
 
 _AXES = {
     "ops_full": "OPs, full",
@@ -19,210 +18,544 @@ _AXES = {
     "flops_conv_fc": "FLOPs, conv+fc",
     "params": "Parameters",
     "megabytes": "Memory (MB)",
+    "packed_mb": "Packed file (MB)",
+    "checkpoint_mb": "Checkpoint (MB)",
     "latency_ms": "Time here (ms)",
+    "benchmark_ms": "Time, benchmark (ms)",
 }
+_SETS = {
+    "ImageNet-1K": "ImageNet-1K, quoted",
+    "fashion-mnist": "Fashion-MNIST, measured",
+    "elpv": "Solar cells, measured",
+}
+#: The chart's key, under which its selection comes back.
+_CHART = "figure-accuracy-cost"
 
-models, _ = cache.catalogue()
-points = cache.scatter_points(models)
+#: Where designs begin, and how far they may go: what is counted layer by layer must end soon.
+_BASE, _MOST_UNITS, _MOST_CHANNELS = "bcdnet_a", 64, 4096
+
+models = selection.offered()
+points = cache.scatter_points(tuple(models))
 
 st.markdown(
     "A binary multiply-accumulate costs a 64th of a real one, so **OPs = BOPs / 64 + FLOPs**. The further up and left "
-    "a network stands, the better. Accuracies on different data sets do not compare, so each has its own chart."
+    "a network stands, the better; what another one beats in both is grey. Accuracies on different data sets do not "
+    "compare, so each has its own chart."
 )
 
 
-def _scatter(configured: pd.DataFrame | None) -> None:
-    left, right = st.columns([4, 1], gap="large")
-    with right:
-        sets = list(dict.fromkeys(points.dataset))
-        names = {"fashion-mnist": "Fashion-MNIST, measured", "ImageNet-1K": "ImageNet-1K, quoted"}
+# -- accuracy against cost --------------------------------------------------------------------------------------------
+
+
+def _chart(design: tuple[str, dict[str, Any]] | None) -> None:
+    """The chart and its table; ``design`` is the variant that the reader's own starts from, and what was changed."""
+    sets = list(dict.fromkeys(points.dataset))
+    state.valid("cost_set", sets, sets[0])
+    with st.container(horizontal=True, vertical_alignment="bottom"):
         dataset = st.radio(
             "Data set",
             sets,
-            format_func=lambda name: names.get(name, name),
+            format_func=lambda name: _SETS.get(name, f"{name}, measured"),
             key="cost_set",
-            help="Published numbers are on ImageNet-1K; the models shipped here were measured on Fashion-MNIST.",
+            horizontal=True,
+            on_change=state.remember,
+            help="Published numbers are on ImageNet-1K; the models here were measured on the sets they were made for.",
         )
         shown = points[points.dataset == dataset]
         here = [model for model in models if model.title in set(shown.name[shown.kind == "measured"])]
-        axes = [name for name in figures.AXES if here or name != "latency_ms"]
+        timed = ("packed_mb", "checkpoint_mb", "latency_ms") if here else ("benchmark_ms",)
+        axes = [axis for axis in figures.AXES if axis not in figures.MEASURED or axis in timed]
         state.valid("cost_axis", axes, axes[0])
         axis = st.selectbox(
             "Cost",
             axes,
-            format_func=lambda name: _AXES.get(name, name),
+            format_func=_AXES.__getitem__,
             key="cost_axis",
+            on_change=state.remember,
             help="Full counts element-wise work as well; conv+fc counts real convolutions and the linear layer only. "
-            "Time is measured on this machine when you choose it.",
+            "Time here is measured when you choose it; that of the benchmark is of the machine it names.",
         )
-        timed = axis == "latency_ms"
-        log = st.toggle("Logarithmic", value=timed or dataset == "ImageNet-1K", key=f"cost_log_{dataset}_{timed}",
-                        help="Equal steps mean equal factors.")  # fmt: skip
-        mine = st.toggle("Show my variant", value=False, key="cost_mine", disabled=timed,
-                         help="Draw the cost of the variant configured below as a line; its time is not known.",
-                         )  # fmt: skip
-    with left:
-        place = st.container()
-        table = None
-        if timed:
-            times = latency.latencies(here, "cost_time")
-            table = _times(here, times)
-            shown = tradeoffs.with_measured(shown, table.rename(columns={"latency_ms": "value"}), "latency_ms", "time")
-        with place:
-            if dataset == "ImageNet-1K":
-                words.badge("quoted", "Xing et al., ECCV 2022, Tables 1 and 2")
-            else:
-                words.badge("measured", f"accuracy of the models shipped here, on {dataset}")
-            if timed and times:
-                words.badge("measured", latency.where(times.values()))
-        st.plotly_chart(
-            figures.accuracy_cost_scatter(shown, axis, configured if mine and not timed else None, log),
-            config={"displayModeBar": False},
-            alt=f"Accuracy against cost of {len(shown)} networks on {dataset}, with the Pareto front",
-        )
-        if table is not None:
-            st.dataframe(
-                table.drop(columns="latency_ms"),
-                hide_index=True,
-                column_config={
-                    "name": "Model",
-                    "how": "Timed",
-                    "packed_ms": st.column_config.NumberColumn("Packed (ms)", format="%.3f", help="Median."),
-                    "float_ms": st.column_config.NumberColumn(
-                        "Float (ms)", format="%.3f", help="Median, in PyTorch, weights binarized once where they are."
-                    ),
-                    "speed": st.column_config.NumberColumn("Faster", format="%.1f×", help="Packed against float."),
-                    "runs": st.column_config.NumberColumn("n", help="Runs of the float network."),
-                    "packed_runs": st.column_config.NumberColumn("n, packed", help="Runs of the packed engine."),
-                },
-                placeholder="–",
-                alt="Measured time of one image through every network, packed and in float",
-            )
-
-
-def _times(here: list[cache.Model], found: dict[str, Latency]) -> pd.DataFrame:
-    """Measured times by id as a table, in the columns that :func:`analysis.tradeoffs.with_latency` takes and more."""
-    rows = [
-        {
-            "name": model.title,
-            "packed_ms": time.packed_ms,
-            "float_ms": time.float_ms,
-            "speed": None if time.packed_ms is None else time.float_ms / time.packed_ms,
-            "packed_runs": time.packed_runs or None,
-            "runs": time.runs,
-            "how": latency.how(time),
-            "latency_ms": time.deployed_ms,
-        }
-        for model in here
-        if (time := found.get(model.id)) is not None
-    ]
-    columns = ["name", "packed_ms", "float_ms", "speed", "packed_runs", "runs", "how", "latency_ms"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _configure() -> cache.Config | None:
-    """Controls for a variant of one's own; its configuration, or None if it describes no network."""
-    variants = cache.variants()
-    first, second, third, fourth = st.columns(4)
-    name = first.selectbox(
-        "Start from",
-        list(variants),
-        index=list(variants).index("bcdnet_a"),
-        key="base",
-        help="A row of the table of variants.",
+        log_key = f"cost_log_{dataset}"
+        state.valid(log_key, [True, False], dataset == "ImageNet-1K")
+        log = st.toggle("Logarithmic", key=log_key, on_change=state.remember, help="Equal steps mean equal factors.")
+        state.valid("cost_mine", [False, True], False)
+        unknown = axis in figures.MEASURED and axis != "benchmark_ms"
+        mine = st.toggle(
+            "My design", key="cost_mine", disabled=unknown, on_change=state.remember,
+            help="Draw the cost of the network designed below as a line; its accuracy is not known.",
+        )  # fmt: skip
+        state.valid("brush", ["select", "lasso"], "select")
+        brush = st.segmented_control(
+            "Dragging draws", ["select", "lasso"], format_func={"select": "a box", "lasso": "a lasso"}.__getitem__,
+            key="brush", required=True, on_change=state.remember,
+            help="What dragging over the chart draws; the points inside stand out, there and in the table.",
+        )  # fmt: skip
+    shown, values = _with_cost(shown, here, axis)
+    picked = state.several("picked", list(shown.name), (), len(shown))
+    custom, design_code = _design_line(design, axis) if mine and design and not unknown else (None, "")
+    _badges(dataset, axis, custom is not None)
+    fig = figures.accuracy_cost_scatter(shown, axis, custom, log, picked=picked)
+    fig.update_layout(dragmode=brush)
+    figure.show(
+        fig,
+        "accuracy-cost",
+        f"Accuracy against cost of {int(shown[axis].notna().sum())} networks on {dataset}, with the Pareto front",
+        shown,
+        _scatter_code(dataset, axis, values, log, picked, design_code),
+        key=_CHART,
+        on_select=_brushed,
+        selection_mode=("points", "box", "lasso"),
     )
-    base = variants[name]
-    changes: dict[str, Any] = {}
-    changes["precision"] = second.selectbox(
-        "Bits of weights / activations", ["1/1", "32/1", "1/32", "32/32"], key=f"precision_{name}",
-        help="1/1 is the binary network, 32/1 is training step 1, 32/32 the real-valued twin.",
+    _table(shown, axis, picked, log)
+
+
+def _with_cost(
+    shown: pd.DataFrame, here: list[cache.Model], axis: str
+) -> tuple[pd.DataFrame, tuple[pd.DataFrame, str] | None]:
+    """The points with the cost of the axis; and, where it was measured, the values and the kind of points they are."""
+    if axis == "benchmark_ms":
+        try:
+            values, kind = tradeoffs.benchmark_latencies()[["name", "value", "how"]], "quoted"
+        except ValueError as error:
+            st.info(f"{str(error)[0].upper()}{str(error)[1:]}")
+            return shown.assign(**{axis: float("nan")}), None
+    elif axis in figures.MEASURED:
+        values, kind = _measured(here, axis), "measured"
+    else:
+        return shown, None
+    return tradeoffs.with_measured(shown, values, axis, figures.MEASURED[axis], kind), (values, kind)
+
+
+def _measured(here: list[cache.Model], axis: str) -> pd.DataFrame:
+    rows: list[tuple[str, float, str]] = []
+    if axis == "checkpoint_mb":
+        rows = [(model.title, model.bytes / 1e6, "of the checkpoint file, weights at 32 bits") for model in here]
+    else:
+        try:
+            isa = engines.instruction_set()
+        except ValueError as error:
+            st.error(str(error))
+            here = []
+        for k, model in enumerate(here, start=1):
+            if axis == "packed_mb":
+                size = engines.packed_megabytes(model, isa)
+                if size is not None:
+                    rows.append((model.title, size, "of the packed file"))
+                continue
+            time = jobs.answer(
+                engines.timed, model, isa, forwards=13, seconds=max(1.0, engines.latency_seconds(model)),
+                what=f"Time of {model.title}, {k} of {len(here)}",
+            )  # fmt: skip
+            if time is None:
+                break
+            rows.append((model.title, time.deployed_ms, f"{latency.how(time)}, {engines.threads(time.threads)}"))
+        if here and (slow := engines.degraded(isa)):
+            st.caption(f":material/hourglass_bottom: {slow}")
+    return pd.DataFrame(rows, columns=["name", "value", "how"]).astype({"value": float})
+
+
+def _design_line(design: tuple[str, dict[str, Any]], axis: str) -> tuple[pd.DataFrame | None, str]:
+    """The reader's design as a row of costs, and the code that makes it."""
+    name, changes = design
+    config = cache.configured(name, changes)
+    custom = cache.custom_cost(config)[0].to_frame().T
+    code = (
+        f"config = get_config({name!r}, **{changes!r})\n"
+        "custom = computed_costs([config])\n"
     )  # fmt: skip
-    size = third.number_input(
-        "Image side (pixels)", 28, 512, base.image_size[0], step=4, key=f"side_{name}", help="Pictures are square here."
+    if axis == "benchmark_ms":
+        try:
+            custom = custom.assign(benchmark_ms=engines.estimated_latency(config).sum())
+        except ValueError:
+            return None, ""  # the design below says why
+        code += "custom['benchmark_ms'] = latency_model().estimate(config).sum()\n"
+    return custom, code
+
+
+def _badges(dataset: str, axis: str, estimated: bool) -> None:
+    with st.container(horizontal=True):
+        if dataset == "ImageNet-1K":
+            words.badge("quoted", "accuracy: Xing et al., ECCV 2022, Tables 1 and 2")
+        else:
+            words.badge("measured", f"accuracy of the models here, on {_SETS.get(dataset, dataset).split(',')[0]}")
+        if axis == "benchmark_ms":
+            words.badge("measured", "time elsewhere, see the table")
+            if estimated:
+                words.badge("computed", "my design's time is an estimate")
+        elif axis == "latency_ms":
+            words.badge("measured", f"time of one image, here and now, {engines.machine()}")
+        elif axis in figures.MEASURED:
+            words.badge("measured", "sizes of files")
+        else:
+            words.badge("computed", "costs, save those quoted from Table 1")
+
+
+def _brushed() -> None:
+    """Copy what was selected on the chart: once it is drawn anew, its own selection is gone."""
+    found = st.session_state[_CHART]["selection"]["points"]
+    customs = [point.get("customdata") or [] for point in found]
+    # The browser gives a point's data as a list or as an object of numbered entries.
+    rows = [list(custom.values()) if isinstance(custom, dict) else list(custom) for custom in customs]
+    _pick([str(row[2]) for row in rows if len(row) > 2])
+    # The table keeps its own selection as long as its key stays: another one lets it start from what was picked.
+    st.session_state["picks"] = st.session_state.get("picks", 0) + 1
+
+
+def _rows(key: str, names: list[str]) -> None:
+    _pick([names[row] for row in st.session_state[key]["selection"]["rows"] if row < len(names)])
+
+
+def _pick(names: list[str]) -> None:
+    st.session_state["picked"] = list(dict.fromkeys(names))
+    state.remember()
+
+
+def _table(shown: pd.DataFrame, axis: str, picked: list[str], log: bool) -> None:
+    compared = shown[shown[axis] > 0] if log else shown
+    front = tradeoffs.pareto_front(compared, axis).index
+    table = shown.assign(front=shown.index.isin(front)).sort_values(axis, na_position="last")
+    names = list(table.name)
+    key = f"cost_table_{st.session_state.get('picks', 0)}_{st.session_state['cost_set']}_{axis}"
+    kinds = figures.MEASURED.get(axis)
+    st.dataframe(
+        table[["name", "precision", "top1", "low", "high", axis, "front", "kind", "cost_kind", "source"]],
+        hide_index=True,
+        height=320,
+        key=key,
+        on_select=lambda: _rows(key, names),
+        selection_mode="multi-row",
+        selection_default={"selection": {"rows": [k for k, name in enumerate(names) if name in picked]}},
+        column_config={
+            "name": "Network",
+            "precision": st.column_config.TextColumn("W/A", help="Bits of weights / activations."),
+            "top1": st.column_config.NumberColumn("Top-1 (%)", format="%.2f"),
+            "low": st.column_config.NumberColumn("from", format="%.2f", help="95 % interval, where it is known."),
+            "high": st.column_config.NumberColumn("to", format="%.2f", help="95 % interval, where it is known."),
+            axis: st.column_config.NumberColumn(_AXES[axis], format="%.4g" if kinds else "compact"),
+            "front": st.column_config.CheckboxColumn("On the front", help="No other one beats it in both."),
+            "kind": st.column_config.TextColumn("Accuracy is", help="Measured by this program, or quoted."),
+            "cost_kind": st.column_config.TextColumn("Cost is", help="Measured, computed or quoted."),
+            "source": "From",
+        },
+        placeholder="–",
+        alt=f"The networks of the chart with {_AXES[axis]}, accuracy and where each number comes from",
     )
-    changes["image_size"] = (int(size), int(size))
-    changes["num_classes"] = int(
-        fourth.number_input(
-            "Classes", 2, 22000, base.num_classes, key=f"classes_{name}", help="Outputs of the linear layer."
-        )
+    left, right = st.columns([5, 1], vertical_alignment="center")
+    left.caption("Drag over the chart, click a point, or tick rows: what you pick stands out in both.")
+    if picked:
+        right.button("Pick none", on_click=_unpick, width="stretch", help="Let all points stand out again.")
+
+
+def _unpick() -> None:
+    _pick([])
+    st.session_state["picks"] = st.session_state.get("picks", 0) + 1
+
+
+def _scatter_code(
+    dataset: str,
+    axis: str,
+    values: tuple[pd.DataFrame, str] | None,
+    log: bool,
+    picked: list[str],
+    design: str,
+) -> str:
+    files = [(model.id, model.title, cache.checkpoint_name(model)) for model in models]
+    lines = [
+        "from analysis.figures.tradeoffs import accuracy_cost_scatter",
+        "from analysis.tradeoffs import computed_costs, latency_model, scatter_points, with_measured",
+        "from bcdnet.checkpoint import inspect",
+        "from bcdnet.variants import get_config\n",
+        f"files = {files!r}",
+        "about = [(key, title, inspect(path)) for key, title, path in files]",
+        "points = scatter_points([(key, title, found['config'], found['card']) for key, title, found in about])",
+        f"points = points[points.dataset == {dataset!r}]",
+    ]
+    if values is not None:
+        table, kind = values
+        lines.insert(0, "import pandas as pd\n")
+        lines += [
+            f"values = pd.DataFrame({table.to_dict('list')!r})",
+            f"points = with_measured(points, values, {axis!r}, {figures.MEASURED[axis]!r}, {kind!r})",
+        ]
+    custom = "custom" if design else "None"
+    return "\n".join(lines) + (
+        f"\n{design}figure = accuracy_cost_scatter(points, {axis!r}, {custom}, log={log}, picked={picked!r})\n"
     )
-    changes["width"] = first.number_input(
-        "Width",
-        0.125,
-        4.0,
-        float(base.width),
-        step=0.125,
-        key=f"width_{name}",
-        help="Multiplier on every channel count.",
-    )
-    if base.family == "mobile":
-        changes["mlp_groups"] = int(
-            second.number_input(
-                "Groups of MLPs", 0, 8, base.mlp_groups, key=f"groups_{name}",
-                help="How many of the last convolution blocks give way to binary MLPs and one pointwise unit.",
-            )
-        )  # fmt: skip
-    if base.family != "mixer":
-        has_mlps = bool(changes.get("mlp_groups") or base.mlp_stages)
-        changes["mlps_per_conv"] = int(
-            third.number_input(
-                "MLPs for one convolution", 1, 6, base.mlps_per_conv, disabled=not has_mlps, key=f"per_conv_{name}",
-                help="Three MLPs have about as many operations as one 3×3 convolution (the paper's Table 5).",
-            )
-        )  # fmt: skip
-        changes["branches"] = fourth.selectbox(
-            "Branches", ["PSL", "PSS", "PLL", "PS", "PL", "P"], disabled=not has_mlps, key=f"branches_{name}",
-            help="Point, short and long range: the tokens each MLP reads (the paper's Table 6).",
-        )  # fmt: skip
-        embedded = first.toggle(
-            "Context embedding", base.embedding_ratio is not None, key=f"embedding_{name}",
-            help="Thresholds that follow the picture, as in BCDNet-B.",
-        )  # fmt: skip
-        changes["embedding_ratio"] = 4 if embedded else None
+
+
+# -- a network of one's own -------------------------------------------------------------------------------------------
+
+
+def _start_over() -> None:
+    """Another variant to start from: what was changed in the last one is forgotten."""
+    for name in [name for name in st.session_state if str(name).startswith("design_")]:
+        del st.session_state[name]
+    state.remember()
+
+
+def _numbers(text: str, label: str) -> tuple[int, ...]:
+    """ "1, 2" -> (1, 2). ValueError, with a sentence, if it is anything else."""
     try:
-        return cache.configured(name, changes)
-    except ValueError as error:
-        st.error(str(error))
-        return None
+        found = tuple(int(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise ValueError(f"{label} must be whole numbers above 0 with commas between them, such as 1, 2, 2.")
+    return found
 
 
-chart = st.container()
-st.subheader("The cost of any variant")
-words.badge("computed", "counted layer by layer, for one picture; nothing is trained or timed")
-config = _configure()
-cost = None
-if config is not None:
-    cost, layers = cache.custom_cost(config)
-    for column, (label, value, text) in zip(
-        st.columns(5),
+def _design() -> tuple[str, dict[str, Any]] | None:
+    """Controls for a network of one's own: where it starts from and what is changed; None if there is no such one."""
+    variants = cache.variants()
+    state.valid("base", list(variants), _BASE)
+    with st.container(border=True):
+        columns = list(st.columns(4))
+        name = columns[0].selectbox(
+            "Start from", list(variants), key="base", on_change=_start_over, help="A row of the table of variants."
+        )
+        changes, problem = _changes(name, variants[name], columns)
+        try:
+            if problem:
+                raise ValueError(problem)
+            cache.custom_cost(cache.configured(name, changes))
+        except ValueError as error:
+            st.error(f"There is no such network: {error}")
+            return None
+    return name, changes
+
+
+def _changes(name: str, base: cache.Config, columns: list[Any]) -> tuple[dict[str, Any], str]:
+    """What the controls ask for, and a sentence on what cannot be read."""
+    changes: dict[str, Any] = {}
+
+    def choose(place: Any, label: str, field: str, options: list[Any], default: Any, help: str, **more: Any) -> Any:
+        key = f"design_{field}"
+        state.valid(key, options, default)
+        return place.selectbox(label, options, key=key, on_change=state.remember, help=help, **more)
+
+    def count(place: Any, label: str, field: str, low: int, high: int, default: int, help: str, **more: Any) -> int:
+        key = f"design_{field}"
+        state.valid(key, range(low, high + 1), default)
+        return int(place.number_input(label, low, high, key=key, on_change=state.remember, help=help, **more))
+
+    def row(place: Any, label: str, field: str, default: tuple[int, ...], help: str) -> str:
+        key = f"design_{field}"
+        state.text(key, ", ".join(map(str, default)))
+        return str(place.text_input(label, key=key, on_change=state.remember, help=help))
+
+    changes["precision"] = choose(
+        columns[1], "Bits of weights / activations", "precision", ["1/1", "32/1", "1/32", "32/32"], base.precision,
+        "1/1 is the binary network, 32/1 is training step 1, 32/32 the real-valued twin.",
+    )  # fmt: skip
+    side = count(columns[2], "Image side (pixels)", "side", 8, 512, base.image_size[0], "Pictures are square here.")
+    changes["image_size"] = (side, side)
+    changes["num_classes"] = count(
+        columns[3], "Classes", "classes", 2, 22000, base.num_classes, "Outputs of the linear layer."
+    )
+    widths = sorted({k / 8 for k in range(1, 17)} | {3.0, 4.0, float(base.width)})
+    changes["width"] = choose(
+        columns[0], "Width", "width", widths, float(base.width), "Multiplier on every channel count."
+    )
+    problem = ""
+    if base.family != "mixer":
+        fields = {
+            "blocks": ("Blocks per stage", "Convolution blocks of each stage, before any gives way to MLPs."),
+            "channels": ("Channels per stage", "Before the width; a mobile network keeps or doubles them."),
+            "strides": ("Strides", "1 keeps a stage's map, 2 halves it."),
+        }
+        for place, (field, (label, help_)) in zip(columns[1:], fields.items(), strict=True):
+            try:
+                changes[field] = _numbers(row(place, label, field, getattr(base, field), help_), label)
+            except ValueError as error:
+                problem = problem or str(error)
+        if sum(changes.get("blocks", ())) > _MOST_UNITS:
+            problem = problem or f"there may be {_MOST_UNITS} blocks at most."
+        if max(changes.get("channels", (1,))) > _MOST_CHANNELS:
+            problem = problem or f"there may be {_MOST_CHANNELS} channels at most."
+        _mlps(base, changes, columns, choose, count)
+    return changes, problem
+
+
+def _mlps(base: cache.Config, changes: dict[str, Any], columns: list[Any], choose: Any, count: Any) -> None:
+    """Controls for what takes the place of convolutions, added to ``changes``."""
+    if base.family == "mobile":
+        changes["mlp_groups"] = count(
+            columns[0], "Blocks that are MLPs", "groups", 0, _MOST_UNITS, base.mlp_groups,
+            "How many of the last convolution blocks give way to a group of MLPs and one pointwise unit.",
+        )  # fmt: skip
+    else:
+        stages = list(range(1, len(changes.get("blocks", base.blocks)) + 1))
+        state.several("design_stages", list(map(str, stages)), map(str, base.mlp_stages), len(stages))
+        chosen = columns[0].multiselect(
+            "Stages of MLPs", list(map(str, stages)), key="design_stages", on_change=state.remember,
+            placeholder="none", help="Stages whose stride-1 convolutions give way to MLPs (the paper's Table 4).",
+        )  # fmt: skip
+        changes["mlp_stages"] = tuple(sorted(map(int, chosen)))
+    without = not (changes.get("mlp_groups") or changes.get("mlp_stages"))
+    changes["mlps_per_conv"] = count(
+        columns[1], "MLPs for one convolution", "per_conv", 1, 6, base.mlps_per_conv,
+        "Three have about as many operations as one 3×3 convolution (the paper's Table 5).", disabled=without,
+    )  # fmt: skip
+    kinds = ["P", "S", "L", "PS", "PL", "SL", "PSL", "PSS", "PLL", "PPP"]
+    changes["branches"] = choose(
+        columns[2], "Branches", "branches", kinds, base.branches,
+        "Point, short and long range: the tokens each MLP reads (the paper's Table 6).", disabled=without,
+    )  # fmt: skip
+    state.valid("design_embedding", [True, False], base.embedding_ratio is not None)
+    embedded = columns[3].toggle(
+        "Context embedding", key="design_embedding", on_change=state.remember,
+        help="Thresholds that follow the picture, as in BCDNet-B.",
+    )  # fmt: skip
+    changes["embedding_ratio"] = (base.embedding_ratio or 4) if embedded else None
+
+
+def _costs(name: str, changes: dict[str, Any]) -> None:
+    """What a design costs, beside the variant that it starts from."""
+    config, base = cache.configured(name, changes), cache.variants()[name]
+    (cost, layers), (before, _) = cache.custom_cost(config), cache.custom_cost(base)
+    estimate, why = _estimate(config)
+    times = (None if estimate is None else float(estimate.sum()), _total(base))
+    words.badge("computed", "counted layer by layer, for one picture; nothing is trained")
+    columns = st.columns(3) + st.columns(3)
+    for column, (label, text, value, then, help_) in zip(
+        columns,
         [
-            ("OPs", f"{cost.ops_full / 1e6:,.2f} M", "BOPs / 64 + FLOPs, convention full."),
-            (
-                "OPs, conv+fc",
-                f"{cost.ops_conv_fc / 1e6:,.2f} M",
-                "The same without element-wise work: the bracket in the paper.",
-            ),
-            ("BOPs", f"{cost.bops / 1e6:,.1f} M", "Binary multiply-accumulates."),
-            ("Parameters", f"{cost.params / 1e6:,.2f} M", f"{cost.binary_params:,} of {cost.params:,} take one bit."),
-            ("Memory", f"{cost.megabytes:,.2f} MB", "Binary parameters at 1 bit, the others at 32."),
+            ("OPs", f"{cost.ops_full / 1e6:,.2f} M", cost.ops_full, before.ops_full,
+             "BOPs / 64 + FLOPs, convention full."),
+            ("OPs, conv+fc", f"{cost.ops_conv_fc / 1e6:,.2f} M", cost.ops_conv_fc, before.ops_conv_fc,
+             "The same without element-wise work: the bracket in the paper."),
+            ("BOPs", f"{cost.bops / 1e6:,.1f} M", cost.bops, before.bops, "Binary multiply-accumulates."),
+            ("Parameters", f"{cost.params / 1e6:,.2f} M", cost.params, before.params,
+             f"{cost.binary_params:,} of {cost.params:,} take one bit."),
+            ("Memory", f"{cost.megabytes:,.2f} MB", cost.megabytes, before.megabytes,
+             "Binary parameters at 1 bit, the others at 32."),
+            ("Estimated time", "–" if times[0] is None else f"{times[0]:,.2f} ms", *times, why),
         ],
         strict=True,
-    ):
-        column.metric(label, value, help=text, border=True)
-    measure = st.segmented_control(
-        "Where the cost lies", ["ops", "kilobytes"], default="ops", required=True, key="cost_measure",
-        format_func=lambda name: {"ops": "operations", "kilobytes": "memory"}[name],
-        help="Unit by unit, in the order of the network.",
-    )  # fmt: skip
-    st.plotly_chart(
-        figures.layer_bars(layers, measure or "ops"),
-        config={"displayModeBar": False},
-        alt=f"Cost of every unit of the configured {config.name}",
+    ):  # fmt: skip
+        # Beside the start, unless it is the start.
+        change = f"{100 * (value / then - 1):+.1f} %" if value and then and value != then else None
+        column.metric(label, text, change, delta_color="inverse", help=help_, border=True)
+    if estimate is None:
+        st.caption(f":material/timer_off: No time is estimated: {why}")
+    else:
+        words.badge("computed", why)
+    _layers(name, changes, layers, estimate)
+
+
+def _estimate(config: cache.Config) -> tuple[pd.Series | None, str]:
+    """Estimated milliseconds by layer, and in words how good that is; None and why not."""
+    try:
+        estimate = engines.estimated_latency(config)
+        model = engines.latency_model()
+    except ValueError as error:
+        return None, str(error)
+    return estimate, (
+        f"estimated: within {model.within:.1f} % on {len(model.held_out)} networks of 224 pixels that it was not "
+        f"fitted to; {model.machine}"
     )
+
+
+def _total(config: cache.Config) -> float | None:
+    estimate, _ = _estimate(config)
+    return None if estimate is None else float(estimate.sum())
+
+
+def _layers(name: str, changes: dict[str, Any], layers: pd.DataFrame, estimate: pd.Series | None) -> None:
+    measures = {"ops": "operations", "kilobytes": "memory"} | ({} if estimate is None else {"ms": "estimated time"})
+    state.valid("cost_measure", list(measures), "ops")
+    measure = st.segmented_control(
+        "Where the cost lies", list(measures), required=True, key="cost_measure", format_func=measures.__getitem__,
+        on_change=state.remember, help="Unit by unit, in the order of the network.",
+    )  # fmt: skip
+    assert measure is not None  # one is required
+    start = f"from bcdnet.variants import get_config\n\nconfig = get_config({name!r}, **{changes!r})\n"
+    if measure == "ms" and estimate is not None:
+        code = (
+            "from analysis.figures.tradeoffs import latency_bars\nfrom analysis.tradeoffs import latency_model\n"
+            + start + "figure = latency_bars(latency_model().estimate(config))\n"
+        )  # fmt: skip
+        data, fig = estimate.reset_index(), figures.latency_bars(estimate)
+    else:
+        code = (
+            "from analysis.figures.tradeoffs import layer_bars\nfrom analysis.tradeoffs import layer_costs\n"
+            + start + f"figure = layer_bars(layer_costs(config), {measure!r})\n"
+        )  # fmt: skip
+        data, fig = layers, figures.layer_bars(layers, measure)
+    figure.show(fig, "layer-costs", f"The {measures[measure]} of every unit of the designed network", data, code)
     with st.expander("Every layer as a table", icon=":material/table:"):
-        st.dataframe(layers, hide_index=True, alt="Parameters, BOPs, FLOPs and OPs of every layer")
-with chart:
-    _scatter(None if cost is None else cost.to_frame().T)
+        table = layers
+        if estimate is not None:
+            units = layers.unit.where(~layers.unit.isin(["fc", "fc_dist"]), "head")
+            table = layers.assign(estimated_ms=units.map(estimate).where(~units.duplicated()))
+        st.dataframe(
+            table,
+            hide_index=True,
+            placeholder="",
+            column_config={"estimated_ms": st.column_config.NumberColumn(
+                "estimated (ms)", format="%.4f", help="Of the whole unit, beside its first layer."
+            )},
+            alt="Parameters, BOPs, FLOPs and OPs of every layer, and the estimated time of every unit",
+        )  # fmt: skip
+    if estimate is not None:
+        _fit()
+
+
+def _fit() -> None:
+    with st.expander("How good the estimate of time is", icon=":material/query_stats:", on_change="rerun") as opened:
+        if not opened.open:
+            return
+        model = engines.latency_model()
+        st.markdown(
+            "The time of a layer is taken for a sum: so many nanoseconds for each piece of work in it. How many was "
+            "fitted, by least squares and none below zero, to the layers of BCDNet-A, which the benchmark timed one by "
+            "one. Other networks were timed as a whole and not fitted to: how far off the sum is there says how good "
+            "it is."
+        )
+        words.badge("measured", model.machine)
+        figure.show(
+            figures.latency_fit(model),
+            "latency-fit",
+            f"Estimated against measured times; the networks held out are within {model.within:.1f} %",
+            pd.concat([model.layers.reset_index(names="of"), model.held_out.reset_index(names="of")]),
+            "from analysis.figures.tradeoffs import latency_fit\nfrom analysis.tradeoffs import latency_model\n\n"
+            "figure = latency_fit(latency_model())\n",
+        )
+        left, right = st.columns(2)
+        left.dataframe(
+            model.held_out.reset_index(),
+            hide_index=True,
+            column_config={
+                "network": "Held out",
+                "measured_ms": st.column_config.NumberColumn("measured (ms)", format="%.2f"),
+                "estimated_ms": st.column_config.NumberColumn("estimated (ms)", format="%.2f"),
+                "error": st.column_config.NumberColumn("error", format="%+.1f %%"),
+            },
+            alt="Measured and estimated time of the networks held out",
+        )
+        right.dataframe(
+            pd.DataFrame({"work": list(tradeoffs.WORK.values()), "ns": model.ns.to_list()}),
+            hide_index=True,
+            column_config={"work": "One", "ns": st.column_config.NumberColumn("takes (ns)", format="%.3g")},
+            alt="Fitted nanoseconds for each kind of work",
+        )
+
+
+@st.fragment
+def workbench() -> None:
+    chart = st.container()
+    st.subheader("A network of your own design")
+    design = _design()
+    if design is not None:
+        _costs(*design)
+    with chart:
+        _chart(design)
+    state.publish()
+
+
+workbench()
+
+# -- the paper's tables -----------------------------------------------------------------------------------------------
 
 st.subheader("The paper's tables")
 tabs = st.tabs([f"Table {number}" for number in range(1, 7)])

@@ -63,8 +63,8 @@ def test_symbols_tell_where_accuracy_and_cost_come_from(points):
 
 
 def test_the_line_of_a_design_says_that_its_time_is_an_estimate(points):
-    design = pd.DataFrame([{"variant": "mine", "latency_ms": 0.25}])
-    line = accuracy_cost_scatter(points, "latency_ms", design).data[-1]
+    design = pd.DataFrame([{"variant": "mine", "benchmark_ms": 0.25}])
+    line = accuracy_cost_scatter(points.rename(columns={"latency_ms": "benchmark_ms"}), "benchmark_ms", design).data[-1]
     assert line.name == "mine: time estimated, accuracy unknown" and set(line.x) == {0.25}
 
 

@@ -185,6 +185,12 @@ def test_a_benchmark_belongs_to_the_networks_of_the_paper(namesakes):
     assert timed.source.tolist() == ["paper; time: elsewhere", "card b", "card a"]
 
 
+def test_nothing_measured_so_far_changes_nothing_but_the_column(namesakes):
+    none = pd.DataFrame({"name": [], "value": [], "how": []})
+    timed = with_measured(namesakes, none, "latency_ms", "time")
+    assert timed.latency_ms.isna().all() and timed.source.tolist() == namesakes.source.tolist()
+
+
 # -- estimated time ---------------------------------------------------------------------------------------------------
 
 
