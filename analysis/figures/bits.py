@@ -263,13 +263,17 @@ def flip_map(flips: BitFlips, height: int, width: int, size: int = 420) -> go.Fi
 
 
 def entropy_per_layer(
-    found: Mapping[str, pd.DataFrame], column: str = "entropy_position", size: int = 380
+    found: Mapping[str, pd.DataFrame],
+    column: str = "entropy_position",
+    ids: Mapping[str, str] | None = None,
+    size: int = 380,
 ) -> go.Figure:
     """What the bits of each layer can tell, one line a model.
 
     Args:
         found: model -> frame of :func:`analysis.bits.information`.
         column: "entropy_position", "entropy_channel", "information", "balance" or "constant".
+        ids: name -> id that settles its colour, see :func:`analysis.figures.palette.model_color`.
         size: height of the figure in pixels.
 
     Raises:
@@ -287,7 +291,7 @@ def entropy_per_layer(
             y=frame[column],
             name=name,
             mode="lines+markers",
-            line_color=model_color(name, position),
+            line_color=model_color((ids or {}).get(name, name), position),
             customdata=frame.n,
             hovertemplate="%{x}: %{y:.4g}, %{customdata} images",
         )

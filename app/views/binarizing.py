@@ -1,144 +1,730 @@
-"""Binarization error: what one bit loses, layer by layer."""
+"""Binarization: what one bit a weight and one bit an activation cost, and what the bits can still tell."""
 
+from typing import Any
+
+import numpy as np
+import pandas as pd
 import streamlit as st
 
-from analysis.binarization import branch_order
+from analysis import binarization, bits
 from analysis.figures import binarization as figures
-from app import cache, state
-from app.widgets import figure, selection, words
+from analysis.figures import bits as bit_figures
+from app import cache, jobs, state
+from app.cache import ImageSet, Model
+from app.widgets import figure, scale, selection, words
 
 _MEASURES = {"l1": "L1, the paper's Eq. 23", "relative": "relative to mean |W|", "mse": "mean square"}
-#: Beside the picture, for thresholds that follow it: the first of the test set.
-_NUMBER = 32
-_OTHERS = f"next(open_dataset('fashion-mnist').batches(Preprocess.from_dict(model.card['preprocess']), {_NUMBER}))[0]"
+_PARTS = {"mlps": "MLP layers", "group": "blocks", "layer": "all layers"}
+_MARKS = {
+    "nothing": "nothing",
+    "latent": "latent W, from … to",
+    "-1": "sign W = −1",
+    "+1": "sign W = +1",
+    "scaled": "α sign W, from … to",
+}
+_DETAILS = ("Activations", "Margins", "Thresholds", "Fewest flips", "Information")
+_SHOWN = {"nearest": "nearest bit", "mean": "mean distance", "channel": "one channel"}
+_TOLD = {
+    "entropy_position": "entropy of a bit over the images",
+    "entropy_channel": "entropy of a channel",
+    "balance": "balance, the mean bit",
+    "constant": "bits that never change",
+    "information": "sum of the bits' entropies",
+}
+#: Beside the picture, for thresholds that follow it: the first of the chosen set.
+_BESIDE = 32
 
 model, picture = selection.chosen()
-errors = cache.binarization_error(model)
-if errors.empty:
+models = selection.models()
+tables = {m.title: cache.ask(binarization.binarization_error, m) for m in models}
+if tables[model.title].empty:
     st.info("This network has no layer with weights to binarize.")
     st.stop()
+errors = pd.concat([table.assign(model=title) for title, table in tables.items() if len(table)], ignore_index=True)
 
 st.markdown(
     "Training keeps real *latent* weights **W**; the network multiplies by **α·sign W**, one bit a weight and one "
     "scale α = mean |W| an output channel. The error is what lies between the two."
 )
-if not model.config.binary_weights:
+if real := [m.title for m in models if not m.config.binary_weights]:
     st.info(
-        f"{model.title} works with real weights. Shown is what binarizing them as they are would do.",
+        f"{' and '.join(real)} work{'s' * (len(real) == 1)} with real weights. Shown is what binarizing them as they "
+        "are would do.",
         icon=":material/info:",
     )
 
-left, right = st.columns([3, 1], gap="large")
-with right:
-    measure = st.radio(
+
+def _loading_all() -> str:
+    """Python that loads all ``models``, by title."""
+    rows = "".join(f"    {m.title!r}: bcdnet.load({cache.checkpoint_name(m)!r}),\n" for m in models)
+    return f"import bcdnet\n\nmodels = {{\n{rows}}}\n"
+
+
+def _loading_set(images: ImageSet, n: int, of: str = "model") -> str:
+    """Python that makes the first ``n`` images of a set the network's input ``images``."""
+    name = "fashion-mnist" if images.key == cache.TEST else "your-images"
+    how = f"Preprocess.from_dict({of}.card['preprocess'])"
+    return (
+        "from bcdnet.data import Preprocess, open_dataset\n"
+        f"images = next(open_dataset({name!r}).batches({how}, {n}))[0]\n"
+    )
+
+
+# -- the weights of all models ----------------------------------------------------------------------------------------
+
+summaries = {measure: binarization.order_summary(errors, measure) for measure in _MEASURES}
+with st.container(horizontal=True):
+    measure = state.valid("measure", list(_MEASURES), "l1")
+    st.segmented_control(
         "Measure",
         list(_MEASURES),
         format_func=_MEASURES.__getitem__,
         key="measure",
-        persist_state="session",
+        required=True,
         help="L1 depends on the size of the weights; the relative error does not, so layers can be compared.",
     )
-    where = st.radio(
+    parts = list(_PARTS) if len(summaries["l1"]) else ["group", "layer"]
+    part = state.valid("part", parts, parts[0])
+    st.segmented_control(
         "Layers",
-        ["all", "MLPs only"],
-        key="error_layers",
-        persist_state="session",
-        help="The paper compares the branches of the MLPs (its Fig. 6).",
+        parts,
+        format_func=_PARTS.__getitem__,
+        key="part",
+        required=True,
+        help="The paper compares the branches of the MLP layers (its Fig. 6); blocks average over their layers.",
     )
-    order = branch_order(errors, measure)
-    if len(order):
-        st.metric(
-            "Order point > short > long",
-            f"{int(order.as_paper.sum())} of {len(order)} MLPs",
-            help="The order is inferred: the paper says that the error is smaller the farther apart the exchanging "
-            "tokens are; its formula for it is lost from the text this program was written from.",
+shown = (
+    bits.errors_by_block(errors) if part == "group" else errors[errors.branch != "conv"] if part == "mlps" else errors
+)
+by = "group" if part == "group" else "layer"
+words.badge("computed", "from the weights of these models")
+figure.show(
+    bit_figures.block_errors(shown, measure, by),
+    "binarization-error",
+    f"Binarization error of every branch in {shown[by].nunique()} {_PARTS[part]} of {', '.join(tables)}; largest in "
+    f"{shown.sort_values(measure)[by].iloc[-1]} of {shown.sort_values(measure).model.iloc[-1]}",
+    shown,
+    _loading_all() + "from analysis.bits import compare_errors, errors_by_block\n"
+    "from analysis.figures.bits import block_errors\n\n"
+    "errors = compare_errors(models)\n"
+    + {"group": "errors = errors_by_block(errors)\n", "mlps": "errors = errors[errors.branch != 'conv']\n"}.get(
+        part, ""
+    )
+    + f"figure = block_errors(errors, {measure!r}, {by!r})\n",
+)
+
+
+def _verdict(summary: pd.DataFrame) -> str:
+    """What the models say to the paper's order, in a sentence or two."""
+    layers, as_paper, opposite = int(summary.layers.sum()), int(summary.as_paper.sum()), int(summary.opposite.sum())
+    if as_paper == layers:
+        return f"**The order shows** in all {layers} MLP layers."
+    smallest = ", ".join(f"{row.smallest} in {row.smallest_in} of {row.layers}" for row in summary.itertuples())
+    begin = (
+        f"**The order does not show here**: in none of the {layers} MLP layers"
+        if not as_paper
+        else f"**The order shows in {as_paper} of {layers} MLP layers**; not in all"
+    )
+    return (
+        f"{begin} does the error fall strictly with the distance; it rises strictly in {opposite}. Smallest is most "
+        f"often, model by model: {smallest}."
+    )
+
+
+summary = summaries[measure]
+if summary.empty:
+    st.caption("None of these networks has an MLP with branches of different distances, so there is no order to check.")
+else:
+    left, right = st.columns(2, gap="large")
+    with left:
+        words.badge("quoted", "BCDNet, section 5.3.3 and Fig. 6, on ImageNet-1K")
+        st.markdown(
+            "“Binarization error is improved by decreasing of exchange distance, which indicates the long-range "
+            "branch is easier to optimize than the short-range branch.” Read as **point > short > long** in almost "
+            "every block. The formula of the order is lost from the text this program was written from, so the order "
+            "is inferred from this sentence."
         )
-shown = errors[errors.layer.isin(order.layer)] if where == "MLPs only" and len(order) else errors
-with left:
-    words.badge("computed", f"from the weights of {model.title}")
-    figure.show(
-        figures.error_bars(shown, measure),
-        "binarization-error",
-        f"Binarization error of {shown.layer.nunique()} layers; largest in {shown.sort_values(measure).layer.iloc[-1]}",
-        shown,
-        figure.loading(model) + "from analysis.binarization import binarization_error\n"
-        "from analysis.figures.binarization import error_bars\n\n"
-        "errors = binarization_error(model)\n"
-        + (f"errors = errors[errors.layer.isin({list(order.layer)!r})]\n" if len(shown) < len(errors) else "")
-        + f"figure = error_bars(errors, {measure!r})\n",
-    )
-if where == "MLPs only" and not len(order):
-    st.caption("This network has no MLP with different branches, so all layers are shown.")
+    with right:
+        words.badge("computed", "from the weights of these models, trained on other data than the paper's")
+        st.markdown(_verdict(summary))
+        st.dataframe(
+            summary,
+            hide_index=True,
+            column_config={
+                "model": "Model",
+                "layers": st.column_config.NumberColumn("MLPs", help="Layers with branches of several distances."),
+                "as_paper": st.column_config.NumberColumn("as quoted", help="Strictly falling with the distance."),
+                "opposite": st.column_config.NumberColumn("opposite", help="Strictly rising with the distance."),
+                "smallest": st.column_config.TextColumn("smallest", help="Most often the branch of least error."),
+                "smallest_in": st.column_config.NumberColumn("in", help="In so many of the MLPs."),
+                "order": st.column_config.TextColumn("order of the means", help="Over all MLPs of the model."),
+            },
+            alt="In how many MLPs of each model the quoted order of the branches' errors shows",
+        )
 
-st.subheader("The weights of one layer")
-left, right = st.columns([3, 1], gap="large")
-with right:
-    names = list(dict.fromkeys(errors.layer))
-    mlps = list(order.layer)
-    layer = selection.layer(names, mlps[0] if mlps else names[-1])
-    branches = list(errors.branch[errors.layer == layer])
-    state.valid("branch", branches, branches[0])
-    branch = st.selectbox("Branch", branches, key="branch", help="Each branch has weights and scales of its own.")
-    statistics = cache.weight_statistics(model)
-    row = statistics[(statistics.layer == layer) & (statistics.branch == branch)].iloc[0]
-    st.metric("Bits that are +1", f"{row.positive:.1%}", help="Near 50 %, a weight carries a whole bit.")
-    st.metric(
-        "Near zero", f"{row.near_zero:.1%}", help="Latent weights below a tenth of α: a little training flips them."
+# -- the weights of one layer -----------------------------------------------------------------------------------------
+
+st.subheader("One layer")
+names = list(dict.fromkeys(tables[model.title].layer))
+mlps = list(binarization.branch_order(tables[model.title]).layer)
+layer = selection.layer(names, mlps[0] if mlps else names[-1], help="Of the histograms, and of the details below.")
+
+
+def _mark(edges: np.ndarray) -> None:
+    """Take over what was dragged or clicked, which the redrawn chart forgets."""
+    hit = figures.brushed(st.session_state["figure-weights"]["selection"], edges)
+    if hit is not None:
+        view, low, high = hit
+        st.session_state["mark"] = view if view != "sign" else f"{low:+.0f}" if low == high else "nothing"
+        if view != "sign":
+            st.session_state["mark_from"], st.session_state["mark_to"] = (
+                int(k) for k in edges.searchsorted([low, high])
+            )
+    state.remember()
+
+
+@st.fragment
+def weights() -> None:
+    drawing, controls = st.columns([3, 1], gap="large")
+    with controls:
+        branches = list(errors.branch[(errors.model == model.title) & (errors.layer == layer)])
+        state.valid("branch", branches, branches[0])
+        branch = st.selectbox(
+            "Branch",
+            branches,
+            key="branch",
+            on_change=state.remember,
+            help="Each branch has weights and scales of its own.",
+        )
+        found = cache.ask(binarization.latent_weights, model, layer, branch)
+        edges = binarization.histogram_edges(found)
+        state.valid("mark", list(_MARKS), "nothing")
+        mark = st.selectbox(
+            "Mark the weights with",
+            list(_MARKS),
+            format_func=_MARKS.__getitem__,
+            key="mark",
+            on_change=state.remember,
+            help="Marked weights stand out in all three histograms; dragging over one, or a click on a bar, marks too.",
+        )
+        low, high = {"-1": (-1.0, -1.0), "+1": (1.0, 1.0)}.get(mark, (0.0, 0.0))
+        state.valid("mark_from", range(len(edges)), len(edges) // 2)
+        state.valid("mark_to", range(len(edges)), len(edges) * 3 // 4)
+        if mark in ("latent", "scaled"):
+            digits = max(0, int(np.ceil(-np.log10(edges[1] - edges[0]))) + 1)
+            ends = [
+                st.select_slider(
+                    label,
+                    range(len(edges)),
+                    format_func=lambda k: f"{edges[k]:+.{digits}f}",
+                    key=key,
+                    on_change=state.remember,
+                    help="An edge of a bin; the marked range lies between the two ends.",
+                )
+                for label, key in (("From", "mark_from"), ("To", "mark_to"))
+            ]
+            low, high = (float(edges[end]) for end in sorted(ends))
+        statistics = (
+            cache.ask(binarization.weight_statistics, model).set_index(["layer", "branch"]).loc[(layer, branch)]
+        )
+        plus, near = st.columns(2)
+        plus.metric("Are +1", f"{statistics.positive:.1%}", help="Near 50 %, a weight carries a whole bit.")
+        near.metric(
+            "Near zero",
+            f"{statistics.near_zero:.1%}",
+            help="Latent weights below a tenth of α: a little training flips them.",
+        )
+    view = "sign" if mark in ("-1", "+1") else mark
+    marked = None if mark == "nothing" else binarization.mark_weights(found, low, high, view)
+    with drawing:
+        words.badge("computed", f"from the weights of {model.title}")
+        figure.show(
+            figures.weight_histograms(found, marked=None if marked is None else marked.chosen),
+            "weights",
+            f"Histograms of the latent, binary and scaled weights of {layer}, {branch}"
+            + (f"; {marked.n:,} weights marked" if marked else ""),
+            {"latent": found.latent, "sign": found.sign, "scaled": found.scaled, "alpha": found.alpha}
+            | ({"marked": marked.chosen} if marked else {}),
+            figure.loading(model) + "from analysis.binarization import latent_weights, mark_weights\n"
+            "from analysis.figures.binarization import weight_histograms\n\n"
+            f"weights = latent_weights(model, {layer!r}, {branch!r})\n"
+            + (f"marked = mark_weights(weights, {low!r}, {high!r}, {view!r})\n" if marked else "")
+            + f"figure = weight_histograms(weights{', marked=marked.chosen' if marked else ''})\n",
+            on_select=lambda: _mark(edges),
+            selection_mode=("points", "box"),
+        )
+        if marked is None:
+            st.caption("Drag over a histogram, or click a bar: the same weights stand out in the other two.")
+        elif not marked.n:
+            st.caption("No weight lies in this range.")
+        else:
+            st.caption(
+                f"Marked: {marked.n:,} weights, {marked.share:.1%} of the branch; {marked.positive:.1%} of them are "
+                f"+1, {marked.near_zero:.1%} near zero. They make {marked.error_share:.1%} of the branch's error, "
+                f"{marked.l1:.3g} each on average."
+            )
+    state.publish()
+
+
+weights()
+
+# -- the bits of one picture and of many ------------------------------------------------------------------------------
+
+
+def _count(images: ImageSet) -> int:
+    state.valid("n", (50, 200, 1000), 50)
+    n: int = st.select_slider(
+        "Images", (50, 200, 1000), key="n", on_change=state.remember, help="So many, from the beginning of the set."
     )
-with left:
-    weights = cache.latent_weights(model, layer, branch)
+    return min(n, len(images))
+
+
+def _activations() -> None:
+    left, right = st.columns(2, gap="large")
+    with left:
+        words.badge("measured", "on the picture in the sidebar")
+        balance = cache.ask(binarization.activation_statistics, model, picture)
+        figure.show(
+            figures.activation_balance(balance),
+            "activations",
+            "Share of +1 and −1 bits at every sign of the network",
+            balance,
+            figure.loading(model, picture) + "from analysis.binarization import activation_statistics\n"
+            "from analysis.figures.binarization import activation_balance\n\n"
+            "figure = activation_balance(activation_statistics(model, x))\n",
+        )
+        st.caption(
+            "A bit that is almost always the same tells little (low entropy). Outside [−1, 1) the training surrogate "
+            "passes no gradient."
+        )
+    with right:
+        one = cache.ask(binarization.activation_error, model, picture)
+        several, loading = None, ""
+        state.valid("within", (False, True), False)
+        slot = st.container()
+        if st.toggle(
+            "Within a set of images",
+            key="within",
+            on_change=state.remember,
+            help="Shows where the picture's errors lie among those of many images.",
+        ):
+            images = selection.images()
+            if images is not None:
+                n = _count(images)
+                loading = _loading_set(images, n)
+                several = jobs.answer(
+                    binarization.activation_error, model, images.first(n), forwards=n, what="Errors of activations"
+                )
+        with slot:
+            words.badge(
+                "measured",
+                "on the picture" if several is None else f"on the picture, and on {several.image.nunique():,} images",
+            )
+            figure.show(
+                figures.activation_errors(one, several),
+                "activation-errors",
+                "Relative error of the signs of the activations at every layer",
+                one if several is None else pd.concat([one.assign(image="picture"), several]),
+                figure.loading(model, picture)
+                + (loading if several is not None else "")
+                + "from analysis.binarization import activation_error\n"
+                "from analysis.figures.binarization import activation_errors\n\n"
+                "one = activation_error(model, x)\n"
+                + ("several = activation_error(model, images)\n" if several is not None else "")
+                + f"figure = activation_errors(one{', several' if several is not None else ''})\n",
+            )
+        st.caption(
+            "Eq. 23 asked of what reaches each sign, with one scale α = mean |A| a layer and image. The networks "
+            "multiply by bare signs; the batch normalisation behind each product can hold such a scale."
+        )
+
+
+def _margins() -> None:
+    st.markdown(
+        "The **margin** of a bit is the map minus its threshold: the sign is the bit, the size says how much the map "
+        "could change before the bit turns."
+    )
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        show: int | str = state.valid("margin", list(_SHOWN), "nearest")
+        st.segmented_control(
+            "Shown of each token",
+            list(_SHOWN),
+            format_func=_SHOWN.__getitem__,
+            key="margin",
+            required=True,
+            on_change=state.remember,
+            help="The margin of its bit nearest to a threshold, the mean distance of its bits, or one channel's.",
+        )
+        scope = selection.scale()
+        state.valid("spread", (True, False), True)
+        relative = st.toggle(
+            "In units of spread",
+            key="spread",
+            on_change=state.remember,
+            help="Divides by each channel's standard deviation over the map, so that layers can be compared.",
+        )
+    options = [name for name in names if name != layer]
+    left, right = st.columns(2)
+    more = state.several("margin_layers", options, (), 2)
+    with left:
+        more = st.multiselect(
+            "Further layers",
+            options,
+            key="margin_layers",
+            max_selections=2,
+            on_change=state.remember,
+            placeholder=f"none beside {layer}",
+            help="One more row of maps each.",
+        )
+    rows = [layer, *more]
+    if show == "channel":
+        counts = {m: cache.ask(binarization.thresholds, m).layer.value_counts() for m in models}
+        fewest = min(int(count[name]) for count in counts.values() for name in rows if name in count)
+        state.valid("channel", range(fewest), 0)
+        show = int(
+            right.number_input(
+                "Channel",
+                0,
+                fewest - 1,
+                key="channel",
+                on_change=state.remember,
+                help="Counted from 0, as far as all layers shown have channels.",
+            )
+        )
+    signs = {m: list(cache.ask(binarization.weight_statistics, m).layer) for m in models}
+    grid = [
+        [cache.ask(bits.layer_margins, m, picture, name, show, relative) if name in signs[m] else None for m in models]
+        for name in rows
+    ]
+    limits = scale.limits([[None if found is None else found.value for found in row] for row in grid], scope)
+    words.badge("measured", "on the picture in the sidebar, in one forward pass a model")
+    for name, row, reach in zip(rows, grid, limits, strict=True):
+        for column, m, found, limit in zip(st.columns(len(models)), models, row, reach, strict=True):
+            with column:
+                st.markdown(f"**{m.title}** · {name}")
+                if found is None:
+                    st.caption("This network has no such layer.")
+                    continue
+                figure.show(
+                    bit_figures.margin_map(found, limit, size=280),
+                    f"margins-{name}-{m.id}",
+                    f"Margins of {name} of {m.title}, token by token: {_SHOWN.get(str(show), f'channel {show}')}",
+                    {"margin": found.value, "channel": found.channel},
+                    figure.loading(m, picture) + "from analysis.bits import layer_margins\n"
+                    "from analysis.figures.bits import margin_map\n\n"
+                    f"margins = layer_margins(model, x, {name!r}, {show!r}, {relative})\n"
+                    f"figure = margin_map(margins, {limit!r}, size=280)\n",
+                )
+    eps_options = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+    state.valid("eps", eps_options, 0.1)
+    left, right = st.columns([3, 2], gap="large")
+    with right:
+        eps = st.select_slider(
+            "Near is within",
+            eps_options,
+            key="eps",
+            on_change=state.remember,
+            help="A bit counts as near if its distance from the threshold is below this, in the unit chosen above.",
+        )
+        distances = {m.title: cache.ask(bits.margin_distances, m, picture, eps, relative) for m in models}
+        near = pd.DataFrame({title: 100 * table.set_index("layer").near for title, table in distances.items()})
+        own = distances[model.title]
+        near = near.loc[[*own.layer, *(name for name in near.index if name not in set(own.layer))]]
+        st.metric(
+            "Bits near their threshold",
+            f"{np.average(own.near.fillna(0), weights=own.bits):.1%}",
+            help=f"Of all bits of {model.title} on this picture.",
+        )
+        st.dataframe(
+            near.rename_axis("layer").reset_index(),
+            hide_index=True,
+            height=240,
+            column_config={title: st.column_config.NumberColumn(f"{title}, %", format="%.1f") for title in distances},
+            placeholder="–",
+            alt=f"Share of bits within {eps} of their threshold, layer by layer, in percent",
+        )
+    with left:
+        figure.show(
+            bit_figures.margin_quantiles(own, relative),
+            "margin-quantiles",
+            f"Quantiles of the distance of the bits of {model.title} from their thresholds, layer by layer",
+            own,
+            figure.loading(model, picture) + "from analysis.bits import margin_distances\n"
+            "from analysis.figures.bits import margin_quantiles\n\n"
+            f"figure = margin_quantiles(margin_distances(model, x, {eps}, {relative}), {relative})\n",
+        )
+        st.caption(f"{model.title}: boxes from quarter to quarter of the layer's bits, whiskers from 5 to 95 %.")
+
+
+def _thresholds() -> None:
+    images = selection.images()
+    n = 0 if images is None else min(_BESIDE, len(images))
+    pictures = (picture, *(images.picture(k) for k in range(n))) if images is not None else (picture,)
+    values = cache.thresholds(model, pictures)
+    left, right = st.columns(2, gap="large")
+    with left:
+        moving = list(dict.fromkeys(values.layer[values.image >= 0]))
+        words.badge("measured", f"dynamic thresholds over {1 + n} pictures") if layer in moving else words.badge(
+            "computed", f"static thresholds of {model.title}, from its weights"
+        )
+        beside = images is not None and n > 0
+        figure.show(
+            figures.threshold_plot(values, layer, image=0),
+            "thresholds",
+            f"Thresholds of the sign of {layer}, channel by channel",
+            values[values.layer == layer],
+            figure.loading(model, picture)
+            + (_loading_set(images, n) + "import torch\n\n" if images is not None and beside else "")
+            + "from analysis.binarization import thresholds\n"
+            "from analysis.figures.binarization import threshold_plot\n\n"
+            f"values = thresholds(model, {'torch.cat([x, images])' if beside else 'x'})\n"
+            + f"figure = threshold_plot(values, {layer!r}, image=0)\n",
+        )
+        st.caption("A bit is +1 where the map reaches the threshold.")
+    with right:
+        context = next((m for m in models if cache.ask(bits.dynamic_layers, m)), None)
+        if context is None:
+            st.info(
+                "All thresholds of these networks are the same for every picture. BCDNet-B computes an addition to "
+                "them from the mean of each map (Eq. 16 and 17); put one beside to see which bits that changes.",
+                icon=":material/info:",
+            )
+        else:
+            _left_out(context)
+
+
+def _left_out(context: Model) -> None:
+    """What the dynamic part of a model's thresholds does."""
+    found = jobs.answer(
+        bits.dynamic_bits,
+        context,
+        picture,
+        forwards=2 + len(cache.ask(bits.dynamic_layers, context)),
+        what="Thresholds left out",
+    )
+    if found is None:
+        return
+    words.badge("measured", f"{context.title} on this picture, with the dynamic part and without")
+    code = figure.loading(context, picture) + "from analysis.bits import dynamic_bits\n"
     figure.show(
-        figures.weight_histograms(weights),
-        "weights",
-        f"Histograms of the latent, binary and scaled weights of {layer}, {branch}",
-        {"latent": weights.latent, "sign": weights.sign, "scaled": weights.scaled, "alpha": weights.alpha},
-        figure.loading(model) + "from analysis.binarization import latent_weights\n"
-        "from analysis.figures.binarization import weight_histograms\n\n"
-        f"figure = weight_histograms(latent_weights(model, {layer!r}, {branch!r}))\n",
+        bit_figures.dynamic_changes(found, size=300),
+        "dynamic-bits",
+        f"Share of the bits of {context.title} that change when dynamic thresholds are left out, layer by layer",
+        found.layers,
+        code + "from analysis.figures.bits import dynamic_changes\n\n"
+        "figure = dynamic_changes(dynamic_bits(model, x), size=300)\n",
+    )
+    before, after = (context.classes[int(logits.argmax())] for logits in (found.logits, found.static_logits))
+    rows = found.layers
+    st.markdown(
+        f"Of {rows.bits.sum():,} bits with a dynamic threshold, **{rows.changed.sum():,}** "
+        f"({rows.changed.sum() / rows.bits.sum():.2%}) are what they are because of it. Without any, the prediction "
+        + (f"stays **{before}**" if before == after else f"turns from **{before}** to **{after}**")
+        + f"; the largest change of a logit is {np.abs(found.static_logits - found.logits).max():.3g}."
+    )
+    where = layer if layer in found.maps else max(found.maps, key=lambda name: (found.maps[name] != 0).mean())
+    figure.show(
+        bit_figures.dynamic_map(found, where, size=280),
+        "dynamic-map",
+        f"Share of each token's bits in {where} that change without the layer's dynamic thresholds",
+        {"change": found.maps[where]},
+        code + "from analysis.figures.bits import dynamic_map\n\n"
+        f"figure = dynamic_map(dynamic_bits(model, x), {where!r}, size=280)\n",
+    )
+    st.caption(f"{where}" + ("" if where == layer else f", which changes most: {layer} has no dynamic threshold."))
+
+
+def _flips() -> None:
+    if not model.config.binary_activations:
+        st.info(
+            f"{model.title} has real activations, so there are no bits to flip; choose a network of precision 1/1.",
+            icon=":material/info:",
+        )
+        return
+    st.markdown(
+        "How few bits of one layer decide the class? Bits are put in an order, the first 1, 2, 4, … are flipped until "
+        "the class changes, then those that are not needed are put back. What is found is **an upper bound**: fewer "
+        "may do."
+    )
+    probabilities = cache.probabilities(model, picture)
+    before = int(probabilities.argmax())
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        orders = state.several("orders", bits.ORDERS, bits.ORDERS, len(bits.ORDERS))
+        orders = st.multiselect(
+            "Orders",
+            bits.ORDERS,
+            key="orders",
+            on_change=state.remember,
+            help="By the surrogate gradient of the logit gap, nearest to the threshold first, or at random.",
+        )
+        state.valid("budget", (50, 100, 200, 400), 100)
+        budget = st.select_slider(
+            "Forward passes each",
+            (50, 100, 200, 400),
+            key="budget",
+            on_change=state.remember,
+            help="A search ends after so many passes, with what it has found by then or with nothing.",
+        )
+        rivals = [-1, *(int(k) for k in probabilities.argsort()[::-1] if k != before)]
+        state.valid("rival", rivals, -1)
+        rival = st.selectbox(
+            "Change it to",
+            rivals,
+            format_func=lambda k: "any other class" if k < 0 else model.classes[k],
+            key="rival",
+            on_change=state.remember,
+            help=f"The picture is taken for {model.classes[before]}; the class that the flips shall reach.",
+        )
+    if not orders:
+        st.caption("Choose at least one order.")
+        return
+    options: dict[str, Any] = {"orders": tuple(orders), "towards": None if rival < 0 else rival, "budget": budget}
+    found = jobs.answer(
+        bits.compare_orders,
+        model,
+        picture,
+        layer,
+        forwards=bits.flip_passes(budget, len(orders)),
+        what=f"Fewest flips in {layer}",
+        **options,
+    )
+    if found is None:
+        return
+    words.badge("measured", f"{model.title} on this picture; every set found was checked by a forward pass of its own")
+    for name, flips in found.items():
+        st.markdown(f"- *{name}*: {_told(flips, budget)}")
+    code = (
+        figure.loading(model, picture) + "from analysis.bits import compare_orders\n"
+        "from analysis.figures.bits import flip_gaps, flip_map, flips_per_order\n\n"
+        f"options = {options!r}\n"
+        f"found = compare_orders(model, x, {layer!r}, **options)\n"
+    )
+    left, right = st.columns(2, gap="large")
+    with left:
+        figure.show(
+            bit_figures.flips_per_order(found, size=320),
+            "flips",
+            f"Bits of {layer} flipped to change the class, by order",
+            bits.flip_summary(found),
+            code + "figure = flips_per_order(found, size=320)\n",
+        )
+    with right:
+        figure.show(
+            bit_figures.flip_gaps(found, size=320),
+            "flip-gaps",
+            "Logit of the class less that of its rival, against the number of bits flipped",
+            pd.concat([flips.trace.assign(order=name) for name, flips in found.items()]),
+            code + "figure = flip_gaps(found, size=320)\n",
+        )
+    best = min(found, key=lambda name: len(found[name].bits) if found[name].found else np.inf)
+    if not found[best].found:
+        return
+    about = cache.layers(model)[layer]
+    left, right = st.columns(2, gap="large")
+    with left:
+        figure.show(
+            bit_figures.flip_map(found[best], about.in_height, about.in_width, size=300),
+            "flip-map",
+            f"Where the bits lie that were flipped, in the order {best}",
+            found[best].bits,
+            code + f"figure = flip_map(found[{best!r}], {about.in_height}, {about.in_width}, size=300)\n",
+        )
+    with right:
+        st.dataframe(
+            found[best].bits,
+            hide_index=True,
+            height=300,
+            column_config={"margin": st.column_config.NumberColumn(format="%.3f", help="Map minus threshold.")},
+            alt=f"The bits flipped, in the order {best}: channel, row and column, bit before, and margin",
+        )
+
+
+def _told(flips: bits.BitFlips, budget: int) -> str:
+    """How one search for flips ended, in words."""
+    if not flips.found:
+        tried = int(flips.trace.flipped.max()) if len(flips.trace) else 0
+        if flips.forwards >= budget:
+            return (
+                f"nothing found when the budget of {budget} passes ended, after up to {tried:,} of {flips.total:,} "
+                "bits. That says nothing about whether a set exists."
+            )
+        return f"nothing found: of the numbers of bits tried, up to all {flips.total:,}, none changes the class."
+    ended = (
+        "no single one of them can be put back"
+        if flips.irreducible
+        else f"the budget of {budget} passes ended while needless ones were put back, so fewer of these may do"
+    )
+    k = len(flips.bits)
+    return (
+        f"**{k:,} {'bit' if k == 1 else 'bits'}** found, {k / flips.total:.2%} of {flips.total:,}, which turn "
+        f"{model.classes[flips.before]} into **{model.classes[flips.after]}**; {ended}. "
+        f"{flips.forwards} forward passes."
     )
 
-st.subheader("The activations of this picture")
-left, right = st.columns(2, gap="large")
-with left:
-    words.badge("measured", "on the picture in the sidebar")
-    activations = cache.activation_statistics(model, picture)
+
+def _information() -> None:
+    st.markdown(
+        "A bit that is +1 with probability p tells −p log₂ p − (1−p) log₂ (1−p) bits: a whole one where it is "
+        "balanced, nothing where it never changes."
+    )
+    images = selection.images()
+    if images is None:
+        return
+    left, right = st.columns(2)
+    with left:
+        n = _count(images)
+    state.valid("told", list(_TOLD), "entropy_position")
+    column = right.selectbox(
+        "Shown of each layer",
+        list(_TOLD),
+        format_func=_TOLD.__getitem__,
+        key="told",
+        on_change=state.remember,
+        help="Sums add the bits' entropies, which is the most that they can tell together.",
+    )
+    answers = {
+        m.title: jobs.answer(bits.information, m, images.first(n), forwards=n, what=f"Bits of {m.title}")
+        for m in models
+    }
+    found = {title: table for title, table in answers.items() if table is not None}
+    if not found:
+        return
+    words.badge("measured", f"over {n:,} images of {images.title}")
+    ids = {m.title: m.id for m in models if m.title in found}
+    named = "" if len(found) == len(models) else f"models = {{title: models[title] for title in {list(found)!r}}}\n"
     figure.show(
-        figures.activation_balance(activations),
-        "activations",
-        "Share of +1 and −1 bits at every sign of the network",
-        activations,
-        figure.loading(model, picture) + "from analysis.binarization import activation_statistics\n"
-        "from analysis.figures.binarization import activation_balance\n\n"
-        "figure = activation_balance(activation_statistics(model, x))\n",
+        bit_figures.entropy_per_layer(found, column, ids),
+        "information",
+        f"{_TOLD[column].capitalize()}, layer by layer, of {', '.join(found)}",
+        pd.concat([table.assign(model=title) for title, table in found.items()]),
+        _loading_all() + named + "from bcdnet.data import Preprocess, open_dataset\n"
+        "from analysis.bits import information\nfrom analysis.figures.bits import entropy_per_layer\n\n"
+        f"data = open_dataset({'fashion-mnist' if images.key == cache.TEST else 'your-images'!r})\n"
+        "found = {}\n"
+        "for title, model in models.items():\n"
+        f"    images = next(data.batches(Preprocess.from_dict(model.card['preprocess']), {n}))[0]\n"
+        "    found[title] = information(model, images)\n"
+        f"figure = entropy_per_layer(found, {column!r}, {ids!r})\n",
     )
     st.caption(
-        "A bit that is almost always the same tells little (low entropy). Outside [−1, 1) the training surrogate "
-        "passes no gradient."
+        f"With {n:,} images an entropy is low by about {1 / (2 * n * np.log(2)):.4f} bits on average where it is not "
+        "near 0."
     )
-with right:
-    data = cache.test_set()
-    others = tuple(cache.test_picture(k) for k in range(_NUMBER)) if data is not None else ()
-    values = cache.thresholds(model, (picture, *others))
-    signs = list(dict.fromkeys(values.layer))
-    dynamic = list(dict.fromkeys(values.layer[values.image >= 0]))
-    state.valid("sign", signs, layer if layer in signs else signs[-1])
-    words.badge("measured", f"thresholds; dynamic ones over {1 + len(others)} pictures" if dynamic else "thresholds")
-    sign = st.selectbox("Sign of layer", signs, key="sign", help="A bit is +1 where the map reaches the threshold.")
-    figure.show(
-        figures.threshold_plot(values, sign, image=0, size=310),
-        "thresholds",
-        f"Thresholds of the sign of {sign}, channel by channel",
-        values[values.layer == sign],
-        figure.loading(model, picture) + "import torch\n"
-        "from analysis.binarization import thresholds\nfrom analysis.figures.binarization import threshold_plot\n\n"
-        + (f"from bcdnet.data import open_dataset\nx = torch.cat([x, {_OTHERS}])\n" if others else "")
-        + f"figure = threshold_plot(thresholds(model, x), {sign!r}, image=0, size=310)\n",
-    )
-    st.caption(
-        f"Thresholds of {len(dynamic)} layers follow the picture (context embedding)."
-        if dynamic
-        else "All thresholds of this network are the same for every picture; BCDNet-B's follow the picture."
-    )
+
+
+@st.fragment
+def details() -> None:
+    state.valid("details", list(_DETAILS), _DETAILS[0])
+    tabs = st.tabs(list(_DETAILS), key="details", on_change=state.remember)
+    for tab, draw in zip(tabs, (_activations, _margins, _thresholds, _flips, _information), strict=True):
+        if tab.open:
+            with tab:
+                draw()
+    state.publish()
+
+
+st.subheader("The bits")
+details()
 
 words.misleads(
     "A small weight error is no accuracy: what counts is what the error does to the sums, and batch normalisation "
@@ -146,4 +732,7 @@ words.misleads(
     "Latent weights carry no scale of their own: batch normalisation undoes it. Compare layers by the relative error.",
     "For weights from a bell curve the relative error is about 0.60, for weights that are all ±α it is 0. Values near "
     "0.60 say that training left the weights' distribution as it started.",
+    "A bit near its threshold is easily turned, but that need not matter: turn on the fewest flips to see which bits "
+    "the class hangs on. The number found there is an upper bound, of one layer, for one picture.",
+    "Entropies count bits one by one. Bits that say the same thing twice are counted twice.",
 )
