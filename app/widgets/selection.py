@@ -85,15 +85,16 @@ def _default_model(models: tuple[Model, ...]) -> Model:
 
 
 def _default_beside(model: Model, models: tuple[Model, ...]) -> list[str]:
-    """Two others of the model's own kind: same classes, same input, same precision."""
+    """Two others that answer the same question at the same precision, first one of the other kind, with MLPs or not."""
     alike = [
-        other.id
+        other
         for other in models
-        if other != model
+        if other.config != model.config
         and other.classes == model.classes
         and (other.config.image_size, other.config.precision) == (model.config.image_size, model.config.precision)
     ]
-    return alike[:2]
+    alike.sort(key=lambda other: bool(other.config.mlp_groups) == bool(model.config.mlp_groups))
+    return [other.id for other in alike[:2]]
 
 
 def _picture(model: Model) -> Picture | None:

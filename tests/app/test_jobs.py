@@ -1,0 +1,134 @@
+"""Slow questions: what they cost is told, they can be stopped, and what comes of them is kept."""
+
+import time
+
+import pytest
+from pages import assert_fine
+from slow_question import failure, gate, threads
+from streamlit.testing.v1 import AppTest
+
+from app import jobs
+from app.jobs import Cancelled, Job
+
+
+def page(forwards: int, seconds: float) -> None:
+    """A page with one slow question. Runs as a script of its own, so it imports what it needs."""
+    import slow_question
+    import streamlit as st
+
+    from app import cache, jobs
+
+    model = cache.catalogue()[0][0]
+    found = jobs.answer(slow_question.question, model, 5, forwards=forwards, what="Counting", seconds=seconds)
+    if found is not None:
+        st.markdown(f"found {found}")
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    gate.set()
+    threads.clear()
+    failure.clear()
+
+
+def opened(forwards: int = 7, seconds: float = 5.0) -> AppTest:
+    return AppTest.from_function(page, kwargs={"forwards": forwards, "seconds": seconds}, default_timeout=30).run()
+
+
+def wait(at: AppTest, text: str) -> None:
+    deadline = time.monotonic() + 30
+    while text not in " ".join(m.value for m in [*at.markdown, *at.info, *at.error]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+        at.run()
+
+
+def test_what_is_quick_is_answered_at_once() -> None:
+    at = opened(seconds=0.1)
+    assert at.markdown[0].value == "found 50" and not at.button
+    assert not threads[0].startswith("job")
+
+
+def test_what_takes_long_tells_its_cost_and_waits_for_consent() -> None:
+    at = opened(forwards=1234, seconds=200)
+    assert "1,234 forward passes, about 3 min" in at.info[0].value and not threads
+    at.button[0].click().run()
+    wait(at, "found 50")
+    assert_fine(at)
+    assert threads == ["job_0"]
+    # The answer is kept, for this page and any other.
+    again = opened(forwards=1234, seconds=200)
+    assert again.markdown[0].value == "found 50" and not again.info and len(threads) == 1
+
+
+def test_what_takes_a_moment_starts_by_itself() -> None:
+    gate.clear()
+    at = opened(seconds=2)
+    assert not at.info and [button.label for button in at.button] == ["Cancel"]
+    gate.set()
+    wait(at, "found 50")
+
+
+def test_cancelling_stops_within_a_second_and_keeps_nothing() -> None:
+    gate.clear()
+    at = opened(seconds=2)
+    at.button[0].click().run()
+    gate.set()
+    start = time.monotonic()
+    wait(at, "Cancelled; nothing was kept.")
+    assert time.monotonic() - start < 1
+    assert not any(m.value.startswith("found") for m in at.markdown)
+    at.button[0].click().run()  # it can be asked for again
+    wait(at, "found 50")
+
+
+def test_a_sentence_for_the_reader_is_shown_and_the_question_may_be_repeated() -> None:
+    failure.append(ValueError("Choose a smaller number."))
+    at = opened(seconds=2)
+    wait(at, "Choose a smaller number.")
+    failure.clear()
+    at.button[0].click().run()
+    wait(at, "found 50")
+
+
+def test_a_bug_shows_no_traceback() -> None:
+    failure.append(KeyError("secret"))
+    at = opened(seconds=2)
+    wait(at, "could not be computed")
+    assert not at.exception and "secret" not in at.error[0].value
+
+
+def test_a_second_job_waits_for_the_first_and_both_end() -> None:
+    gate.clear()
+    first, second = opened(seconds=2), AppTest.from_function(other_page, default_timeout=30).run()
+    gate.set()
+    wait(first, "found 50")
+    wait(second, "found 60")
+    assert threads == ["job_0", "job_0"]
+
+
+def other_page() -> None:
+    import slow_question
+    import streamlit as st
+
+    from app import cache, jobs
+
+    model = cache.catalogue()[0][0]
+    found = jobs.answer(slow_question.question, model, 6, forwards=1, what="Counting on", seconds=2)
+    if found is not None:
+        st.markdown(f"found {found}")
+
+
+def test_a_job_that_nobody_looks_at_stops() -> None:
+    job = Job(looked_at=time.monotonic() - jobs._FORGOTTEN - 1)
+    with pytest.raises(Cancelled):
+        job.report(1, 2)
+
+
+def test_time_left_follows_the_pace() -> None:
+    job = Job(began=time.monotonic() - 10)
+    assert job.seconds_left() is None
+    job.report(2, 10)
+    left = job.seconds_left()
+    assert left is not None and abs(left - 40) < 1
+    assert [jobs.duration(s) for s in (0.2, 4, 89, 200)] == ["less than a second", "4 s", "89 s", "3 min"]

@@ -1,0 +1,143 @@
+"""Checkpoints and images of the reader's own: taken, refused, shown everywhere, forgotten."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pages import assert_fine, charts, open_page
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+import bcdnet
+from app import cache, uploads
+from bcdnet.data.fashion_mnist import CLASSES
+
+
+def images(n: int = 6, classes: tuple[str, ...] = CLASSES[:2]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        for k in range(n):
+            picture = io.BytesIO()
+            Image.fromarray(np.random.default_rng(k).integers(0, 256, (28, 28), np.uint8)).save(picture, "PNG")
+            name = classes[k % len(classes)].replace("/", "-")
+            file.writestr(f"{name}/{k}.png" if classes else f"{k}.png", picture.getvalue())
+    return stream.getvalue()
+
+
+def checkpoint(checkpoints: Path) -> bytes:
+    return (checkpoints / "b_bcdnet.safetensors").read_bytes()
+
+
+def hand_in(at: AppTest, kind: str, name: str, content: bytes) -> AppTest:
+    next(u for u in at.file_uploader if u.key.startswith(f"own_{kind}")).upload(name, content)
+    return at.run()
+
+
+def test_a_checkpoint_behaves_as_a_shipped_one(checkpoints: Path) -> None:
+    at = hand_in(open_page("own"), "checkpoint", "my <b>net.safetensors", checkpoint(checkpoints))
+    assert_fine(at)
+    assert "**my b net b**" in at.success[0].value
+    own = at.selectbox(key="model").options[-1]
+    assert own == "my b net b"
+    identity = next(button.key for button in at.button if button.label == "Look at it").removeprefix("look_")
+    next(button for button in at.button if button.label == "Look at it").click().run()
+    assert at.selectbox(key="model").value == identity
+    for page in ("sampling", "attributions", "deployment"):
+        at.switch_page(f"views/{page}.py").run()
+        assert_fine(at)
+        assert at.selectbox(key="model").value == identity and charts(at)
+    assert any("your-checkpoint.safetensors" in block.value for block in at.code) or not at.code
+    at.switch_page("views/own.py").run()
+    next(button for button in at.button if button.label == "Remove").click().run()
+    assert_fine(at)
+    assert own not in at.selectbox(key="model").options
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(b"", "my.safetensors"), (b"PK not a checkpoint", "my.safetensors"), (b"\x80\x04pickle", "my.safetensors")],
+)
+def test_what_is_no_checkpoint_gets_one_sentence(content: bytes, sentence: str) -> None:
+    at = hand_in(open_page("own"), "checkpoint", "my.safetensors", content)
+    assert not at.exception and len(at.error) == 1
+    assert sentence in at.error[0].value and "own-" not in at.error[0].value
+
+
+def test_weights_that_are_not_finite_are_refused(checkpoints: Path, tmp_path: Path) -> None:
+    content = bytearray(checkpoint(checkpoints))
+    content[-4:] = np.float32(np.nan).tobytes()
+    at = hand_in(open_page("own"), "checkpoint", "nan.safetensors", bytes(content))
+    assert not at.exception and len(at.error) == 1
+
+
+def test_too_large_a_checkpoint_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "CHECKPOINT_MB", 1)
+    at = hand_in(open_page("own"), "checkpoint", "large.safetensors", bytes(2**20 + 1))
+    assert "larger than 1 MB" in at.error[0].value
+
+
+def test_there_is_an_end_to_what_one_session_holds(checkpoints: Path, tmp_path: Path) -> None:
+    at = open_page("own")
+    for k in range(uploads.MOST + 1):
+        model = bcdnet.load(checkpoints / "reactnet.safetensors")
+        bcdnet.save(model, tmp_path / "x.safetensors", {**model.card, "nth": k})
+        hand_in(at, "checkpoint", "x.safetensors", (tmp_path / "x.safetensors").read_bytes())
+    assert f"You have {uploads.MOST} models here already" in at.error[0].value
+
+
+def test_nobody_else_sees_them(checkpoints: Path) -> None:
+    at = hand_in(open_page("own"), "checkpoint", "mine.safetensors", checkpoint(checkpoints))
+    assert "mine" in at.selectbox(key="model").options
+    assert "mine" not in open_page("own").selectbox(key="model").options
+
+
+def test_images_become_a_set_with_labels_where_the_classes_are_the_models() -> None:
+    at = hand_in(open_page("own"), "images", "shoes.zip", images())
+    assert_fine(at)
+    assert any("**shoes** · 6 images, 2 classes" in text.value for text in at.markdown)
+    data = at.session_state["own_sets"]
+    (own,) = data.values()
+    labels = own.labels(cache.catalogue()[0][0])
+    # "T-shirt/top" cannot be a folder, so this set has classes that the model does not know.
+    assert labels is None
+    sneakers = hand_in(open_page("own"), "images", "shoes.zip", images(4, ("Sneaker", "bag")))
+    (own,) = sneakers.session_state["own_sets"].values()
+    found = own.labels(cache.catalogue()[0][0])
+    assert found is not None and [CLASSES[k] for k in found] == ["Sneaker", "Sneaker", "Bag", "Bag"]
+
+
+def test_what_is_no_zip_file_gets_one_sentence() -> None:
+    at = hand_in(open_page("own"), "images", "x.zip", b"not a zip file")
+    assert not at.exception and "no zip file" in at.error[0].value
+
+
+def test_a_folder_named_at_the_start_is_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BCDNET_IMAGES", str(tmp_path))
+    assert "holds no folders" in open_page("own").warning[0].value
+    for k in range(3):
+        Image.new("L", (28, 28), k).save(tmp_path / f"{k}.png")
+    cache.st.cache_resource.clear()
+    at = open_page("own")
+    assert any(f"**{tmp_path.name}** · 3 images, 1 class" in text.value for text in at.markdown)
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    cache.st.cache_resource.clear()
+    assert "1.png" in open_page("own").warning[0].value
+
+
+def test_a_link_to_an_uploaded_picture_names_its_digest_and_asks_for_the_file() -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (30, 30), "red").save(stream, "PNG")
+    at = open_page("sampling")
+    at.segmented_control(key="source").set_value("Upload").run()
+    at.file_uploader(key="upload").upload("red.png", stream.getvalue())
+    at.run()
+    digest = at.query_params["digest"]
+    assert len(digest) == 16
+    link = {name: at.query_params[name] for name in at.query_params}
+    other = open_page("sampling", **link)
+    assert any(digest[:8] in note.value and "Upload the same file" in note.value for note in other.sidebar.info)
+    other.file_uploader(key="upload").upload("red.png", stream.getvalue())
+    other.run()
+    assert not other.sidebar.info and other.query_params["digest"] == digest
