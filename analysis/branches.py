@@ -76,6 +76,26 @@ class Ledger:
         total = self.total[:, row, col]
         return pd.DataFrame({"channel": np.arange(len(total)), **terms, "total": total})
 
+    def channel(self, channel: int) -> dict[str, NDArray[np.float64]]:
+        """The terms of one channel and "total" behind them, each (H, W).
+
+        Raises:
+            ValueError: no such channel.
+        """
+        if not 0 <= channel < len(self.total):
+            raise ValueError(f"layer {self.layer} has the channels 0 to {len(self.total) - 1}, not {channel}.")
+        return {name: term[channel] for name, term in [*self.terms.items(), ("total", self.total)]}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one looks at of a ledger: ``token``, a table of one token's channels, ``channel``, maps of one channel, both
+    as :class:`Ledger` gives them, and the ``residual`` of the whole ledger."""
+
+    token: pd.DataFrame
+    channel: dict[str, NDArray[np.float64]]
+    residual: float
+
 
 def ledger_layers(model: Network) -> list[str]:
     """Layers with a ledger: every residual unit, those inside a Mixer block included."""
@@ -117,6 +137,51 @@ def ledger(model: Network, x: Tensor, layer: str, upto: str = "shortcut", source
             terms["activation"], total = copy.deepcopy(unit.act).double()(before) - before, made["act"][1]
     arrays = {name: term.expand(total.shape)[0].cpu().numpy() for name, term in terms.items()}
     return Ledger(layer, upto, arrays, total[0].double().cpu().numpy())
+
+
+def ledger_entry(
+    model: Network,
+    x: Tensor,
+    layer: str,
+    row: int,
+    col: int,
+    channel: int,
+    upto: str = "shortcut",
+    sources: bool = False,
+) -> Entry:
+    """One token and one channel of a :func:`ledger`, which takes little room where many are kept.
+
+    Raises:
+        ValueError: as :func:`ledger`; no such token or channel.
+    """
+    found = ledger(model, x, layer, upto, sources)
+    maps = {name: map.copy() for name, map in found.channel(channel).items()}
+    return Entry(found.token(row, col), maps, found.residual)
+
+
+def term_rows(maps: Mapping[str, NDArray[np.float64]]) -> list[dict[str, NDArray[np.float64]]]:
+    """The maps of :meth:`Ledger.channel` in rows to be looked at: branches, or the sources of each, then all the rest.
+
+    Taps of a convolution lie as in its kernel.
+    """
+    sources: dict[str, list[str]] = {}
+    for name in maps:
+        sources.setdefault(name.partition(" (")[0], []).append(name)
+    split = [names for names in sources.values() if len(names) > 1]
+    rows = []
+    for names in split:
+        width = 4 if len(names) == 4 else round(len(names) ** 0.5)
+        rows += [names[k : k + width] for k in range(0, len(names), width)]
+    single = [names[0] for names in sources.values() if len(names) == 1]
+    rest = [name for name in single if name in ("context", "bias", "shortcut", "activation", "total")]
+    whole = [name for name in single if name not in rest]
+    rows = [whole, *rows, rest] if len(whole) > 1 else [*rows, whole + rest]
+    return [{name: maps[name] for name in row} for row in rows]
+
+
+def shares_passes(n: int) -> int:
+    """Cost of :func:`branch_shares` over ``n`` images: a pass, and every product once more."""
+    return 2 * n
 
 
 def branch_shares(model: Network, images: Tensor, progress: Progress | None = None) -> pd.DataFrame:

@@ -87,13 +87,13 @@ def term_maps(
     title tells.
 
     Args:
-        rows: title -> (H, W), row by row.
+        rows: title -> (H, W), row by row, e.g. from :func:`analysis.branches.term_rows`.
         limits: the value that the strongest colour stands for, of each map; None: the largest magnitude of all.
         token: (row, column) to mark in every map.
         size: height of the figure in pixels; by the number of rows if None.
 
     Example:
-        >>> term_maps([{name: term[0] for name, term in ledger(model, x, "mlp1_1").terms.items()}])
+        >>> term_maps(term_rows(ledger(model, x, "mlp1_1").channel(0)))
     """
     if limits is None:
         largest = max((float(np.abs(_finite(map)).max(initial=0)) for row in rows for map in row.values()), default=0)

@@ -20,10 +20,13 @@ from analysis.branches import (
     knockout,
     knockout_passes,
     ledger,
+    ledger_entry,
     ledger_layers,
+    shares_passes,
     switch_effect,
     switched_off,
     switches,
+    term_rows,
     wrap_effect,
     zero_padded,
 )
@@ -223,6 +226,33 @@ def test_one_token_of_a_ledger():
         found.token(4, 0)
 
 
+def test_one_channel_of_a_ledger_and_an_entry():
+    model, x = by_hand(), halves()
+    found = ledger(model, x, "mlp1_1")
+    maps = found.channel(2)
+    assert list(maps) == ["point", "short", "long", "bias", "shortcut", "total"]
+    np.testing.assert_allclose(maps["total"][0], [-21.75, -21.75, 19.25, 19.25], **NEAR)
+    entry = ledger_entry(model, x, "mlp1_1", 1, 0, 2)
+    assert entry.residual == found.residual and entry.token.equals(found.token(1, 0))
+    assert all(np.array_equal(entry.channel[name], map) for name, map in maps.items())
+    with pytest.raises(ValueError, match="channels 0 to 3, not 4"):
+        found.channel(4)
+
+
+def test_rows_of_maps():
+    def names(layer: str, sources: bool = False, kind: str = "b") -> list[list[str]]:
+        maps = ledger(net(f"bcdnet_{kind}"), X, layer, "activation", sources).channel(0)
+        return [list(row) for row in term_rows(maps)]
+
+    rest = ["bias", "shortcut", "activation", "total"]
+    assert names("mlp1_1") == [["point", "short", "long"], rest]
+    assert names("conv1_3x3") == [["conv", "context", *rest]]
+    *split, last = names("mlp1_1", True)
+    assert [len(row) for row in split] == [4, 4] and last == ["point", *rest]
+    taps = names("conv1_3x3", True, "a")
+    assert taps[0] == ["conv (-1, -1)", "conv (-1, +0)", "conv (-1, +1)"] and [len(row) for row in taps] == [3, 3, 3, 4]
+
+
 def test_shares_by_hand():
     model = by_hand()
     shares = branch_shares(model, halves()).set_index(["layer", "term"]).loc["mlp1_1"]
@@ -239,7 +269,7 @@ def test_shares_do_not_depend_on_the_chunks():
     model, seen = net("bcdnet_b"), []
     x = torch.randn(CHUNK + 3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     shares = branch_shares(model, x, lambda *at: seen.append(at))
-    assert seen == [(CHUNK, CHUNK + 3), (CHUNK + 3, CHUNK + 3)]
+    assert seen == [(CHUNK, CHUNK + 3), (CHUNK + 3, CHUNK + 3)] and shares_passes(len(x)) == 2 * len(x)
     terms = [ledger(model, image[None], "conv1_1x1").terms for image in x]
     expected = {name: np.mean([np.abs(t[name]).mean() for t in terms]) for name in terms[0]}
     found = shares[shares.layer == "conv1_1x1"].set_index("term")
