@@ -97,7 +97,7 @@ shown = (
     bits.errors_by_block(errors) if part == "group" else errors[errors.branch != "conv"] if part == "mlps" else errors
 )
 by = "group" if part == "group" else "layer"
-words.badge("computed", "from the weights of these models")
+words.badge("computed", "from these models' weights")
 figure.show(
     bit_figures.block_errors(shown, measure, by),
     "binarization-error",
@@ -112,6 +112,8 @@ figure.show(
     )
     + f"figure = block_errors(errors, {measure!r}, {by!r})\n",
 )
+if part == "mlps" and (plain := [title for title in tables if title not in set(shown.model)]):
+    st.caption(f"Not shown: {', '.join(plain)}, without MLP layers. Blocks and all layers show convolutions too.")
 
 
 def _verdict(summary: pd.DataFrame) -> str:
@@ -119,15 +121,18 @@ def _verdict(summary: pd.DataFrame) -> str:
     layers, as_paper, opposite = int(summary.layers.sum()), int(summary.as_paper.sum()), int(summary.opposite.sum())
     if as_paper == layers:
         return f"**The order shows** in all {layers} MLP layers."
-    smallest = ", ".join(f"{row.smallest} in {row.smallest_in} of {row.layers}" for row in summary.itertuples())
+    smallest = "; ".join(
+        f"in {row.model} that of the {row.smallest} branch, in {row.smallest_in} of {row.layers}"
+        for row in summary.itertuples()
+    )
     begin = (
         f"**The order does not show here**: in none of the {layers} MLP layers"
         if not as_paper
         else f"**The order shows in {as_paper} of {layers} MLP layers**; not in all"
     )
     return (
-        f"{begin} does the error fall strictly with the distance; it rises strictly in {opposite}. Smallest is most "
-        f"often, model by model: {smallest}."
+        f"{begin} does the error fall strictly with the distance; in {opposite} it rises strictly instead. The "
+        f"smallest error is most often: {smallest}."
     )
 
 
@@ -137,30 +142,30 @@ if summary.empty:
 else:
     left, right = st.columns(2, gap="large")
     with left:
-        words.badge("quoted", "BCDNet, section 5.3.3 and Fig. 6, on ImageNet-1K")
+        words.badge("quoted", "BCDNet, section 5.3.3")
         st.markdown(
             "“Binarization error is improved by decreasing of exchange distance, which indicates the long-range "
-            "branch is easier to optimize than the short-range branch.” Read as **point > short > long** in almost "
-            "every block. The formula of the order is lost from the text this program was written from, so the order "
-            "is inferred from this sentence."
+            "branch is easier to optimize than the short-range branch.” Said of BCDNet-A on "
+            "ImageNet-1K, and read as **point > short > long** in almost every block (Fig. 6). The order is inferred "
+            "from this sentence: its formula is lost from the text this program was written from."
         )
     with right:
-        words.badge("computed", "from the weights of these models, trained on other data than the paper's")
+        words.badge("computed", "from these models' weights")
         st.markdown(_verdict(summary))
-        st.dataframe(
-            summary,
-            hide_index=True,
-            column_config={
-                "model": "Model",
-                "layers": st.column_config.NumberColumn("MLPs", help="Layers with branches of several distances."),
-                "as_paper": st.column_config.NumberColumn("as quoted", help="Strictly falling with the distance."),
-                "opposite": st.column_config.NumberColumn("opposite", help="Strictly rising with the distance."),
-                "smallest": st.column_config.TextColumn("smallest", help="Most often the branch of least error."),
-                "smallest_in": st.column_config.NumberColumn("in", help="In so many of the MLPs."),
-                "order": st.column_config.TextColumn("order of the means", help="Over all MLPs of the model."),
-            },
-            alt="In how many MLPs of each model the quoted order of the branches' errors shows",
-        )
+    st.dataframe(
+        summary,
+        hide_index=True,
+        column_config={
+            "model": "Model",
+            "layers": st.column_config.NumberColumn("MLPs", help="Layers with branches of several distances."),
+            "as_paper": st.column_config.NumberColumn("as quoted", help="Strictly falling with the distance."),
+            "opposite": st.column_config.NumberColumn("opposite", help="Strictly rising with the distance."),
+            "smallest": st.column_config.TextColumn("smallest", help="Most often the branch of least error."),
+            "smallest_in": st.column_config.NumberColumn("in", help="In so many of the MLPs."),
+            "order": st.column_config.TextColumn("order of the means", help="Over all MLPs of the model."),
+        },
+        alt="In how many MLPs of each model the quoted order of the branches' errors shows",
+    )
 
 # -- the weights of one layer -----------------------------------------------------------------------------------------
 
@@ -185,8 +190,7 @@ def _mark(edges: np.ndarray) -> None:
 
 @st.fragment
 def weights() -> None:
-    drawing, controls = st.columns([3, 1], gap="large")
-    with controls:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
         branches = list(errors.branch[(errors.model == model.title) & (errors.layer == layer)])
         state.valid("branch", branches, branches[0])
         branch = st.selectbox(
@@ -196,8 +200,6 @@ def weights() -> None:
             on_change=state.remember,
             help="Each branch has weights and scales of its own.",
         )
-        found = cache.ask(binarization.latent_weights, model, layer, branch)
-        edges = binarization.histogram_edges(found)
         state.valid("mark", list(_MARKS), "nothing")
         mark = st.selectbox(
             "Mark the weights with",
@@ -207,6 +209,8 @@ def weights() -> None:
             on_change=state.remember,
             help="Marked weights stand out in all three histograms; dragging over one, or a click on a bar, marks too.",
         )
+        found = cache.ask(binarization.latent_weights, model, layer, branch)
+        edges = binarization.histogram_edges(found)
         low, high = {"-1": (-1.0, -1.0), "+1": (1.0, 1.0)}.get(mark, (0.0, 0.0))
         state.valid("mark_from", range(len(edges)), len(edges) // 2)
         state.valid("mark_to", range(len(edges)), len(edges) * 3 // 4)
@@ -224,45 +228,39 @@ def weights() -> None:
                 for label, key in (("From", "mark_from"), ("To", "mark_to"))
             ]
             low, high = (float(edges[end]) for end in sorted(ends))
-        statistics = (
-            cache.ask(binarization.weight_statistics, model).set_index(["layer", "branch"]).loc[(layer, branch)]
-        )
-        plus, near = st.columns(2)
-        plus.metric("Are +1", f"{statistics.positive:.1%}", help="Near 50 %, a weight carries a whole bit.")
-        near.metric(
-            "Near zero",
-            f"{statistics.near_zero:.1%}",
-            help="Latent weights below a tenth of α: a little training flips them.",
-        )
     view = "sign" if mark in ("-1", "+1") else mark
     marked = None if mark == "nothing" else binarization.mark_weights(found, low, high, view)
-    with drawing:
-        words.badge("computed", f"from the weights of {model.title}")
-        figure.show(
-            figures.weight_histograms(found, marked=None if marked is None else marked.chosen),
-            "weights",
-            f"Histograms of the latent, binary and scaled weights of {layer}, {branch}"
-            + (f"; {marked.n:,} weights marked" if marked else ""),
-            {"latent": found.latent, "sign": found.sign, "scaled": found.scaled, "alpha": found.alpha}
-            | ({"marked": marked.chosen} if marked else {}),
-            figure.loading(model) + "from analysis.binarization import latent_weights, mark_weights\n"
-            "from analysis.figures.binarization import weight_histograms\n\n"
-            f"weights = latent_weights(model, {layer!r}, {branch!r})\n"
-            + (f"marked = mark_weights(weights, {low!r}, {high!r}, {view!r})\n" if marked else "")
-            + f"figure = weight_histograms(weights{', marked=marked.chosen' if marked else ''})\n",
-            on_select=lambda: _mark(edges),
-            selection_mode=("points", "box"),
+    words.badge("computed", f"from the weights of {model.title}")
+    figure.show(
+        figures.weight_histograms(found, marked=None if marked is None else marked.chosen),
+        "weights",
+        f"Histograms of the latent, binary and scaled weights of {layer}, {branch}"
+        + (f"; {marked.n:,} weights marked" if marked else ""),
+        {"latent": found.latent, "sign": found.sign, "scaled": found.scaled, "alpha": found.alpha}
+        | ({"marked": marked.chosen} if marked else {}),
+        figure.loading(model) + "from analysis.binarization import latent_weights, mark_weights\n"
+        "from analysis.figures.binarization import weight_histograms\n\n"
+        f"weights = latent_weights(model, {layer!r}, {branch!r})\n"
+        + (f"marked = mark_weights(weights, {low!r}, {high!r}, {view!r})\n" if marked else "")
+        + f"figure = weight_histograms(weights{', marked=marked.chosen' if marked else ''})\n",
+        on_select=lambda: _mark(edges),
+        selection_mode=("points", "box"),
+    )
+    statistics = cache.ask(binarization.weight_statistics, model).set_index(["layer", "branch"]).loc[(layer, branch)]
+    st.markdown(
+        f"**{statistics.positive:.1%}** of the weights are +1: near 50 %, a weight carries a whole bit. "
+        f"**{statistics.near_zero:.1%}** are near zero, below a tenth of their α: a little training flips them."
+    )
+    if marked is None:
+        st.caption("Drag over a histogram, or click a bar: the same weights stand out in the other two.")
+    elif not marked.n:
+        st.caption("No weight lies in this range.")
+    else:
+        st.caption(
+            f"Marked: {marked.n:,} weights, {marked.share:.1%} of the branch; {marked.positive:.1%} of them are "
+            f"+1, {marked.near_zero:.1%} near zero. They make {marked.error_share:.1%} of the branch's error, "
+            f"{marked.l1:.3g} each on average."
         )
-        if marked is None:
-            st.caption("Drag over a histogram, or click a bar: the same weights stand out in the other two.")
-        elif not marked.n:
-            st.caption("No weight lies in this range.")
-        else:
-            st.caption(
-                f"Marked: {marked.n:,} weights, {marked.share:.1%} of the branch; {marked.positive:.1%} of them are "
-                f"+1, {marked.near_zero:.1%} near zero. They make {marked.error_share:.1%} of the branch's error, "
-                f"{marked.l1:.3g} each on average."
-            )
     state.publish()
 
 
@@ -464,9 +462,10 @@ def _thresholds() -> None:
     left, right = st.columns(2, gap="large")
     with left:
         moving = list(dict.fromkeys(values.layer[values.image >= 0]))
-        words.badge("measured", f"dynamic thresholds over {1 + n} pictures") if layer in moving else words.badge(
-            "computed", f"static thresholds of {model.title}, from its weights"
-        )
+        if layer in moving:
+            words.badge("measured", f"dynamic, over {1 + n} pictures")
+        else:
+            words.badge("computed", f"static, from the weights of {model.title}")
         beside = images is not None and n > 0
         figure.show(
             figures.threshold_plot(values, layer, image=0),
@@ -504,7 +503,7 @@ def _left_out(context: Model) -> None:
     )
     if found is None:
         return
-    words.badge("measured", f"{context.title} on this picture, with the dynamic part and without")
+    words.badge("measured", f"{context.title} on this picture")
     code = figure.loading(context, picture) + "from analysis.bits import dynamic_bits\n"
     figure.show(
         bit_figures.dynamic_changes(found, size=300),
