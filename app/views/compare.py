@@ -1,192 +1,146 @@
-"""Compare variants: the same picture, and the same test set, through up to four models."""
+"""Compare variants: up to four models on one set of images: what is luck, what is known of their confidence, and where
+they part."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
+from numpy.typing import NDArray
+from scipy.special import softmax
 
+from analysis import comparison
 from analysis.comparison import Comparison
-from analysis.deployment import Latency
-from analysis.figures import attribution as maps
 from analysis.figures import comparison as figures
-from analysis.methods import METHODS
-from app import cache, state
-from app.widgets import latency, selection, words
+from app import cache, jobs, state
+from app.cache import ImageSet, Model
+from app.widgets import figure, selection, words
 
-_MOST = 4
+#: Logits (n, classes) by title of the model, classes in the order of the first one's.
+Logits = dict[str, NDArray[np.float64]]
 
-everything, _ = cache.catalogue()
-picture = selection.chosen()[1]
-by_id = {model.id: model for model in everything}
+#: Images asked about at first, or if the reader wants; seconds of work that are begun without asking.
+_SIZES, _UNASKED = (500, 2000, 10_000), 10.0
+#: Images on one page of the gallery, and the side of their thumbnails in pixels.
+_PAGE, _SIDE = 12, 112
+_VIEWS = {"gallery": "Where they part", "classes": "Class by class", "calibration": "Calibration"}
+
+models = selection.models()
+by_title = {model.title: model for model in models}
+ids = {model.title: model.id for model in models}
 
 st.markdown(
-    "The same picture goes through up to four networks. The maps share one colour scale, so a pale map is weaker "
-    "evidence and not just a paler picture."
+    "The same images go through the network of the sidebar and up to three *beside it*. How much of a difference is "
+    "luck, how far each one's confidence can be trusted, and on which images they part is counted here."
 )
-wanted = st.session_state.get("models", ["none yet"])
-st.session_state["models"] = [key for key in wanted if key in by_id][:_MOST]
-if wanted and not st.session_state["models"]:  # nothing was chosen so far, or an address named models that are not here
-    binary = [m.id for m in everything if m.config.precision == "1/1"]
-    st.session_state["models"] = (binary or list(by_id))[:3]
-chosen = st.multiselect(
-    "Models",
-    list(by_id),
-    format_func=lambda key: by_id[key].title,
-    key="models",
-    max_selections=_MOST,
-    help="Up to four networks, in the order in which you choose them.",
-)
-models = [by_id[key] for key in chosen]
-if not models:
-    st.info("Choose at least one model.")
-    st.stop()
-if any(m.classes != models[0].classes for m in models):
-    st.info("These models tell different classes apart, so they cannot be compared. Choose models of one data set.")
-    st.stop()
 
 
-def _one_picture() -> None:
-    scores = {m.id: cache.probabilities(m, picture) for m in models}
-    names = models[0].classes
-    left, right, _ = st.columns([2, 2, 3])
-    with left:
-        target = selection.target(models, picture)
-    with right:
-        forward_only = ["grad_cam", "feature_ablation"]
-        method = st.segmented_control(
-            "Map",
-            forward_only,
-            default="grad_cam",
-            required=True,
-            key="compare_method",
-            format_func=lambda key: METHODS[key].title,
-            help="Both are exact: Grad-CAM at the last unit, and block ablation, which only runs the network forward.",
+# -- what the models say ----------------------------------------------------------------------------------------------
+
+
+def _comparable() -> dict[str, NDArray[np.int64]]:
+    """The models that tell the same classes apart, and the order of their logits; a sentence for each other one."""
+    orders, others = comparison.alike({title: model.classes for title, model in by_title.items()})
+    for sentence in others.values():
+        st.info(sentence, icon=":material/difference:")
+    first = models[0].config
+    for title in orders:
+        config = by_title[title].config
+        if (config.image_size, config.in_channels) != (first.image_size, first.in_channels):
+            (height, width), colour = config.image_size, "in colour" if config.in_channels == 3 else "in grey"
+            st.caption(f":material/info: {title} is given the images at {width} × {height} pixels, {colour}.")
+    return orders
+
+
+def _logits(orders: Mapping[str, NDArray[np.int64]], images: ImageSet, n: int) -> Logits:
+    """Logits of the models that are done; for the others the work begins, once the reader agrees to what it costs."""
+    batches, options = images.batches(n), {"total": n}
+
+    def known(model: Model) -> bool:
+        return cache.known(cache.question_key(comparison.predict_set, model, (batches,), options))
+
+    waiting = [title for title in orders if not known(by_title[title])]
+    seconds = {title: n * cache.seconds_per_image(by_title[title]) for title in waiting}
+    asked = (images.key, n)
+    if sum(seconds.values()) > _UNASKED and st.session_state.get("compare_agreed") != asked:
+        st.info(
+            f"{n:,} images through {len(waiting)} network{'s' * (len(waiting) > 1)}: {n * len(waiting):,} forward "
+            f"passes, about {jobs.duration(sum(seconds.values()))} on this machine, once; then they are remembered."
         )
-    results = {}
-    for m in models:
-        try:
-            results[m.id] = cache.attribute(m, picture, target, method)
-        except ValueError as error:
-            st.warning(f"{m.title}: {error}")
-    slots = {}
-    for column, m in zip(st.columns(len(models)), models, strict=True):
-        with column.container(border=True, height="stretch"):
-            slots[m.id] = _card(m, scores[m.id])
-    measured = st.container()
-    shown = [m for m in models if m.id in results]
-    if shown:
-        words.badge(*words.VALIDITY["exact"])
-        st.plotly_chart(
-            maps.side_by_side(
-                {m.title: results[m.id].map for m in shown}, [np.asarray(cache.seen(m, picture).image) for m in shown]
-            ),
-            config={"displayModeBar": False},
-            alt=f"{METHODS[method].title} for {names[target]}: {', '.join(m.title for m in shown)}",
-        )
-    # Last, because timing takes a while.
-    with measured:
-        times = latency.latencies(models, "compare_time")
-        if times:
-            words.badge("measured", latency.where(times.values()))
-    for key, time in times.items():
-        with slots[key]:
-            _times(time)
+        st.button(
+            "Compute it", type="primary", key="compare_go", on_click=st.session_state.__setitem__,
+            args=("compare_agreed", asked), help="It goes on in the background and can be cancelled at any time.",
+        )  # fmt: skip
+        waiting, seconds = [], {}
+        orders = {title: order for title, order in orders.items() if known(by_title[title])}
+    found: Logits = {}
+    for title, order in orders.items():
+        values = jobs.answer(
+            comparison.predict_set, by_title[title], batches, total=n, forwards=n, what=f"{title}, {n:,} images",
+            seconds=min(seconds.get(title, 0), 3.0),  # agreed to already
+        )  # fmt: skip
+        if values is None:
+            break  # one after the other, so that one line says how far they are
+        found[title] = values[:, order]
+    return found
 
 
-def _card(m: cache.Model, scores: np.ndarray) -> DeltaGenerator:
-    """What is known of a model; returns the place where its times belong."""
-    st.markdown(f"**{m.title}**")
-    best = int(scores.argmax())
-    right = picture.label is None or m.classes[best] == cache.test_set().classes[picture.label]  # type: ignore[union-attr]
-    verdict = "" if picture.label is None else (" :green[:material/check:]" if right else " :red[:material/close:]")
-    st.markdown(f"{m.classes[best]} · {scores[best]:.1%}{verdict}")
-    metrics, cost = m.card.get("metrics") or {}, cache.network_cost(m.config)
-    top1 = metrics.get("top1")
-    with st.container(horizontal=True):  # a narrow card has them one below the other
-        st.metric(
-            "Top-1 (%)",  # in the label, because four cards side by side leave room for five figures
-            "–" if top1 is None else f"{top1:.2f}",
-            help="Measured on the whole test set, from the card."
-            if top1 is not None
-            else "The card holds no accuracy.",
-        )
-        st.metric("OPs (10⁶)", f"{cost.ops['full'] / 1e6:.2f}", help="Computed: BOPs / 64 + FLOPs, convention full.")
-    return st.container(horizontal=True)
+def _kept(what: str, logits: Logits, images: ImageSet, n: int, *more: Any) -> tuple[Any, ...]:
+    """Under what the answer to a question about the logits is kept."""
+    return what, *((title, by_title[title].key) for title in logits), images.key, n, *more
 
 
-def _times(time: Latency) -> None:
-    st.metric(
-        "Packed (ms)",
-        "–" if time.packed_ms is None else f"{time.packed_ms:.2f}",
-        help=time.why or f"Measured: median of {time.packed_runs} runs of one image.",
-    )
-    st.metric(
-        "Float (ms)",
-        f"{time.float_ms:.2f}",
-        help=f"Measured: median of {time.runs} runs of one image in PyTorch, binary weights binarized once.",
+def _code(logits: Logits, images: ImageSet, n: int, orders: Mapping[str, NDArray[np.int64]]) -> str:
+    """Python that makes the ``logits`` and the ``labels`` again."""
+    files = {title: cache.checkpoint_name(by_title[title]) for title in logits}
+    turned = {
+        title: orders[title].tolist() for title in logits if not np.array_equal(np.sort(orders[title]), orders[title])
+    }
+    return (
+        "from itertools import islice\n\nimport bcdnet\n"
+        "from analysis.comparison import calibration, compare, predict_set\n"
+        "from analysis.figures import comparison as figures\n"
+        "from bcdnet.data import Preprocess, open_dataset\n\n"
+        f"files = {files!r}\nids = { {title: ids[title] for title in logits}!r}\n"
+        f"data = open_dataset({'fashion-mnist' if images.key == cache.TEST else 'your-images'!r})\n"
+        "logits = {}\n"
+        "for title, path in reversed(files.items()):\n"
+        "    model = bcdnet.load(path)\n"
+        "    how = Preprocess.from_dict(model.card['preprocess'])\n"
+        f"    logits[title] = predict_set(model, islice(data.batches(how, {cache.BATCH}), "
+        f"{math.ceil(n / cache.BATCH)}))[:{n}]\n"
+        "logits = {title: logits[title] for title in files}\n"
+        + "".join(f"logits[{title!r}] = logits[{title!r}][:, {order}]\n" for title, order in turned.items())
+        + "classes = model.card['classes']\n"
+        "places = [[name.casefold() for name in classes].index(name.casefold()) for name in data.classes]\n"
+        f"labels = [places[k] for k in data.labels[:{n}]]\n"
     )
 
 
-_one_picture()
-
-st.subheader("On the test set")
+# -- accuracy ---------------------------------------------------------------------------------------------------------
 
 
-def _test_set() -> None:
-    data = cache.test_set()
-    if data is None:
-        st.info("The test set was not found, so there is nothing to count on.")
-        return
-    n = st.segmented_control(
-        "Images",
-        [1000, 10000],
-        default=1000,
-        required=True,
-        key="compare_n",
-        format_func=lambda k: f"all {k:,}" if k == 10000 else f"the first {k:,}",
-        help="More images, narrower intervals, more time.",
-    )
-    seconds = sum(n * cache.seconds_per_image(m) for m in models if not cache.logits_known(m, n))
-    if seconds > 30:
-        st.info(f"This needs up to {seconds:.0f} s on this machine, once; then it is remembered.")
-        if not st.button("Compute it", type="primary", key="compare_go", help="Any other click cancels the work."):
-            return
-    slot = st.empty()
-    for k, m in enumerate(models):
-        if not cache.logits_known(m, n):
-            bar = slot.progress(0.0, f"{m.title}: reading the test images")
-
-            def show(done: int, total: int, m: cache.Model = m, bar=bar, k: int = k) -> None:
-                bar.progress((k + done / total) / len(models), f"{m.title}: {done:,} of {total:,} images")
-
-            cache.test_logits(m, n, show)
-    slot.empty()
-    try:
-        result = cache.compare(tuple(models), n)
-    except ValueError as error:
-        st.warning(str(error))
-        return
-    words.badge("measured", f"on {'all ' if n == len(data) else 'the first '}{n:,} test images, here and now")
-    _results(result, n)
-
-
-def _results(result: Comparison, n: int) -> None:
+def _accuracy(result: Comparison, code: str) -> None:
     left, right = st.columns(2, gap="large")
-    ids = {m.title: m.id for m in models}
-    left.plotly_chart(
-        figures.accuracy_whiskers(result.accuracy, ids),
-        config={"displayModeBar": False},
-        alt="Top-1 accuracy with 95 % confidence intervals",
-    )
-    right.plotly_chart(
-        figures.per_class_dots(result.per_class, ids),
-        config={"displayModeBar": False},
-        alt="Accuracy by class",
-    )
-    if len(result.mcnemar):
+    with left:
+        figure.show(
+            figures.accuracy_whiskers(result.accuracy, ids),
+            "accuracy",
+            "Top-1 accuracy with 95 % confidence intervals: "
+            + ", ".join(f"{title} {row.top1:.1f} %" for title, row in result.accuracy.iterrows()),
+            result.accuracy.reset_index(),
+            code + "figure = figures.accuracy_whiskers(compare(logits, labels, classes).accuracy, ids)\n",
+        )
+    with right:
+        if not len(result.mcnemar):
+            st.caption("Put another model beside this one in the sidebar to see which of their differences are luck.")
+            return
         st.markdown("**Are the differences more than luck?**")
+        same = [result.agreement.loc[a, b] for a, b in result.mcnemar[["model_a", "model_b"]].to_numpy()]
         st.dataframe(
-            result.mcnemar,
+            result.mcnemar.assign(same=same),
             hide_index=True,
             column_config={
                 "model_a": "Model A",
@@ -196,60 +150,265 @@ def _results(result: Comparison, n: int) -> None:
                 "difference": st.column_config.NumberColumn("A − B", format="%+.2f %%", help="Difference of top-1."),
                 "p": st.column_config.NumberColumn("p", format="%.3g", help="Exact McNemar test: the chance of so "
                                                    "uneven a split if both were equally good."),
+                "p_holm": st.column_config.NumberColumn("p, all pairs", format="%.3g", help="Holm's correction for "
+                                                        "looking at several pairs at once."),
+                "same": st.column_config.NumberColumn("same answer", format="%.1f %%", help="Right or wrong alike."),
             },
             alt="Pairwise differences of the models, with exact McNemar tests",
         )  # fmt: skip
-        for sentence in filter(None, (words.continued(m, everything) for m in models)):
+        for sentence in filter(None, (words.continued(m, selection.offered()) for m in models)):
             st.caption(f":material/info: {sentence}")
-    with st.expander("What one model takes for what", icon=":material/grid_on:"):
-        titles = [m.title for m in models]
-        state.valid("confused", titles, titles[0])
-        title = st.selectbox("Model", titles, key="confused", help="Whose mistakes are counted, class by class.")
-        st.plotly_chart(
-            figures.confusion_heatmap(result.confusion[title]),
-            config={"displayModeBar": False},
-            alt=f"Confusion matrix of {title}: true classes in rows, predicted ones in columns",
+
+
+# -- class by class ---------------------------------------------------------------------------------------------------
+
+
+def _classes(result: Comparison, code: str) -> None:
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.markdown("**Hardest class on top**")
+        figure.show(
+            figures.per_class_dots(result.per_class, ids),
+            "per-class",
+            "Accuracy of every model on every class",
+            result.per_class,
+            code + "figure = figures.per_class_dots(compare(logits, labels, classes).per_class, ids)\n",
         )
-    divided = result.images[result.images["distinct"] > 1]
-    if len(divided):
-        _disagreements(result, divided, n)
+    with right:
+        titles = list(result.confusion)
+        state.valid("confused", titles, titles[0])
+        title = st.selectbox(
+            "What one model takes for what", titles, key="confused", on_change=state.remember,
+            help="Whose mistakes are counted, class by class.",
+        )  # fmt: skip
+        figure.show(
+            figures.confusion_heatmap(result.confusion[title]),
+            "confusion",
+            f"Confusion matrix of {title}: true classes in rows, predicted ones in columns",
+            result.confusion[title].reset_index(),
+            code + f"figure = figures.confusion_heatmap(compare(logits, labels, classes).confusion[{title!r}])\n",
+        )
 
 
-def _disagreements(result: Comparison, divided: pd.DataFrame, n: int) -> None:
-    st.markdown(
-        f"**Where they part**: {len(divided):,} of {n:,} images. Choose a row to look at it above."
+# -- calibration ------------------------------------------------------------------------------------------------------
+
+
+def _calibration(logits: Logits, labels: NDArray[np.int64], images: ImageSet, n: int, code: str) -> None:
+    options = [5, 10, 15, 20, 30]
+    state.valid("bins", options, 15)
+    left, right = st.columns([3, 2], gap="large")
+    with right:
+        bins = st.select_slider(
+            "Bins", options, key="bins", on_change=state.remember,
+            help="Images are put together by how sure the model is, in so many bins of equal width.",
+        )  # fmt: skip
+        found = {title: _calibrated(title, values, labels, images, n, bins) for title, values in logits.items()}
+        st.dataframe(
+            pd.DataFrame([{"model": title, "ece": c.ece, "low": c.low, "high": c.high} for title, c in found.items()]),
+            hide_index=True,
+            column_config={
+                "model": "Model",
+                "ece": st.column_config.NumberColumn("ECE (%)", format="%.2f", help="Expected calibration error: how "
+                                                     "far confidence and accuracy are apart, on average over images."),
+                "low": st.column_config.NumberColumn("from", format="%.2f", help="95 % interval: basic bootstrap over "
+                                                     "the images, 1,000 draws."),
+                "high": st.column_config.NumberColumn("to", format="%.2f", help="95 % interval: basic bootstrap over "
+                                                      "the images, 1,000 draws."),
+            },
+            alt="Expected calibration error of every model with its interval",
+        )  # fmt: skip
+        st.caption(
+            f"ECE is the mean over images of |accuracy − confidence| of their bin, {bins} bins of equal width. Few "
+            "images make it too large by chance, which the interval allows for: it may end below it."
+        )
+    with left:
+        figure.show(
+            figures.reliability_diagram(found, ids),
+            "reliability",
+            "How often each model is right by how sure it is: "
+            + ", ".join(f"{title} is {c.ece:.1f} % off on average" for title, c in found.items()),
+            pd.concat([c.table.assign(model=title) for title, c in found.items()]),
+            code + f"found = {{title: calibration(values, labels, {bins}) for title, values in logits.items()}}\n"
+            "figure = figures.reliability_diagram(found, ids)\n",
+        )
+
+
+def _calibrated(
+    title: str, values: NDArray[np.float64], labels: NDArray[np.int64], images: ImageSet, n: int, bins: int
+) -> comparison.Calibration:
+    key = _kept("calibration", {title: values}, images, n, bins)
+    return cache.remember(key, lambda: comparison.calibration(values, labels, bins))
+
+
+# -- gallery ----------------------------------------------------------------------------------------------------------
+
+
+def _gallery(table: pd.DataFrame, logits: Logits, orders: Mapping[str, NDArray[np.int64]], images: ImageSet) -> None:
+    titles, names = list(logits), models[0].classes
+    labelled = "label" in table
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        if labelled:
+            there = sorted({int(label) for label in table.label})
+            classes = ["all classes", *(names[k] for k in there)]
+            state.valid("gallery_class", classes, classes[0])
+            wanted = st.selectbox(
+                "True class", classes, key="gallery_class", on_change=state.remember, help="Show images of one class."
+            )
+            if wanted != classes[0]:
+                table = table[table.label == names.index(wanted)]
+            counts = table["right"].value_counts()
+            patterns = ["any", *sorted(map(str, counts.index), reverse=True)]
+            state.valid("gallery_right", patterns, "any")
+            pattern = st.selectbox(
+                "Right and wrong", patterns, key="gallery_right", on_change=state.remember,
+                format_func=lambda key: "any" if key == "any" else _marks(key) + f" ({counts[key]:,})",
+                help=f"One mark for each model, in this order: {', '.join(titles)}.",
+            )  # fmt: skip
+            if pattern != "any":
+                table = table[table["right"] == pattern]
+        pages = max(1, math.ceil(len(table) / _PAGE))
+        state.valid("gallery_page", range(1, pages + 1), 1)
+        page = int(st.number_input(
+            f"Page of {pages:,}", 1, pages, key="gallery_page", on_change=state.remember,
+            help=f"{_PAGE} images a page, those first on which the models are most divided.",
+        ))  # fmt: skip
+    divided = (
+        f"{len(table):,} images, those first on which the models are most divided: the Jensen–Shannon divergence of "
+        "their softmaxes, 0 bit where all say the same and are equally sure, at most "
+        f"{math.log2(len(titles)):.2f}. "
     )
-    shown = divided.head(200)
-    names = np.array(result.classes)
-    table = pd.DataFrame({"image": shown["index"], "label": names[shown.label]})
-    titles = {f"model {k}": m.title for k, m in enumerate(models)}  # a title may be "image" or "label"
-    for column, title in titles.items():
-        table[column] = names[result.predictions[title][shown["index"]]]
-    st.dataframe(
-        table,
-        hide_index=True,
-        column_config=dict(titles),
-        height=260,
-        key="disagreements",
-        selection_mode="single-row",
-        on_select=lambda: _look_at(table),
-        alt="Test images on which the models disagree, with the label and each prediction",
+    why = (
+        "Click an answer to see why that model gives it."
+        if images.key == cache.TEST
+        else "To see why a model gives an answer, upload the image as the picture of the sidebar."
     )
+    st.caption((divided if len(titles) > 1 else f"{len(table):,} images. ") + why)
+    odds = {title: softmax(logits[title], axis=1) for title in titles}
+    with st.container(horizontal=True):
+        for row in table.iloc[_PAGE * (page - 1) : _PAGE * page].to_dict("records"):
+            _card(int(row["index"]), {str(name): value for name, value in row.items()}, odds, orders, images)
 
 
-def _look_at(table: pd.DataFrame) -> None:
-    rows = st.session_state["disagreements"]["selection"]["rows"]
-    if rows:
-        st.session_state["image"] = int(table["image"].iloc[rows[0]])
-        st.session_state["source"] = "Test image"
+def _marks(pattern: str) -> str:
+    return " ".join("✓" if digit == "1" else "✗" for digit in pattern)
 
 
-_test_set()
+def _card(
+    index: int,
+    row: Mapping[str, Any],
+    odds: Logits,
+    orders: Mapping[str, NDArray[np.int64]],
+    images: ImageSet,
+) -> None:
+    names = models[0].classes
+    picture = images.picture(index)
+    image = picture.image
+    factor = max(1, _SIDE // max(image.size))
+    shown = image.resize((image.width * factor, image.height * factor), 0) if factor > 1 else image.copy()
+    shown.thumbnail((_SIDE, _SIDE))
+    label = names[int(row["label"])] if "label" in row else ""
+    with st.container(border=True, width=190, gap="xxsmall"):
+        st.image(selection.as_url(shown), alt=f"Image {index}" + (f", {label}" if label else ""))
+        st.caption(f"№ {index}" + (f" · **{label}**" if label else "") + f" · {row['divergence']:.2f} bit")
+        for k, (title, values) in enumerate(odds.items()):
+            best = int(values[index].argmax())
+            right = "label" not in row or best == int(row["label"])
+            text = f"{names[best]} {values[index, best]:.0%}"
+            icon = ":material/help:" if "label" not in row else ":material/check:" if right else ":material/close:"
+            clicked = st.button(
+                text,
+                key=f"why-{index}-{k}",
+                icon=icon,
+                type="tertiary",
+                disabled=images.key != cache.TEST,
+                on_click=_look_at,
+                args=(index, title, int(orders[title][best])),
+                help=f"{title}: see which pixels speak for {names[best]}.",
+            )
+            if clicked:
+                st.switch_page("views/attributions.py")
+
+
+def _look_at(index: int, title: str, target: int) -> None:
+    """Make image, model and class those of the other pages; the models compared stay beside each other."""
+    chosen = by_title[title]
+    session: Any = st.session_state
+    session["source"], session["image"] = "Test image", index
+    session["model"] = chosen.id
+    session["beside"] = [model.id for model in models if model is not chosen]
+    session["target"], session["target_of"] = target, cache.test_picture(index).key
+    session["link"].pop("target", None)  # what an address said of a class was said of another image
+    state.remember()
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+@st.fragment
+def page() -> None:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        images = selection.images()
+        if images is None:
+            return
+        sizes = sorted({min(size, len(images)) for size in _SIZES})
+        state.valid("compare_n", sizes, sizes[0])
+        n = st.segmented_control(
+            "How many", sizes, required=True, key="compare_n", on_change=state.remember,
+            format_func=lambda k: f"all {k:,}" if k == len(images) else f"the first {k:,}",
+            help="More images, narrower intervals, more time.",
+        )  # fmt: skip
+    assert n is not None  # one is required
+    orders = _comparable()
+    logits = _logits(orders, images, n)
+    if logits:
+        try:
+            _results(logits, orders, images, n)
+        except ValueError as error:
+            st.warning(str(error))
+    state.publish()
+
+
+def _results(logits: Logits, orders: Mapping[str, NDArray[np.int64]], images: ImageSet, n: int) -> None:
+    words.badge("measured", f"on {'all ' if n == len(images) else 'the first '}{n:,} images of {images.title}, here")
+    known = images.labels(models[0])
+    if known is None:
+        st.info(
+            f"The classes of these images are not those of {models[0].title}, or they are not known: nothing is right "
+            "or wrong here, and what the models say is set side by side only."
+        )
+        _gallery(
+            cache.remember(_kept("gallery", logits, images, n), lambda: comparison.gallery(logits)),
+            logits, orders, images,
+        )  # fmt: skip
+        return
+    labels, code = known[:n], _code(logits, images, n, orders)
+    result = cache.remember(
+        _kept("comparison", logits, images, n), lambda: comparison.compare(logits, labels, models[0].classes)
+    )
+    _accuracy(result, code)
+    state.valid("compare_view", list(_VIEWS), "gallery")
+    view = st.segmented_control(
+        "Look at", list(_VIEWS), format_func=_VIEWS.__getitem__, key="compare_view", required=True,
+        on_change=state.remember, help="The images themselves, the classes, or how far confidence can be trusted.",
+    )  # fmt: skip
+    if view == "gallery":
+        _gallery(result.images, logits, orders, images)
+    elif view == "classes":
+        _classes(result, code)
+    else:
+        _calibration(logits, labels, images, n, code)
+
+
+page()
 words.misleads(
-    "With few images the intervals are wide: two models whose intervals overlap may well be equally good.",
+    "With few images the intervals are wide: two models whose intervals overlap may well be equally good, and may not. "
+    "The test of a pair looks at the same images for both and can tell more than two intervals.",
+    "The test asks whether these two networks differ. Trained again with another seed, either would be another one.",
     "A model that is continued from another one has been trained for longer. The difference of the two is not only "
     "what it adds: look for one that was trained as long.",
-    "p-values of several pairs are not corrected for looking at many.",
-    "OPs are counted, times measured on this machine as busy as it was. A model with fewer OPs need not be faster.",
-    "The softmax of an untested network says how it ranks classes, not how often it is right.",
+    "ECE depends on its bins, and a model that is right as often as it says on average may be too sure of one class "
+    "and not sure enough of another.",
+    "The images on which models are most divided are not typical: a gallery of them says nothing of how often they "
+    "are wrong.",
+    "Softmax outputs of images of another kind than the training images say little.",
 )
