@@ -1,157 +1,16 @@
 """The dashboard as people meet it: the real server, and a real headless Chromium."""
 
 import io
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from browser.dashboard import PAGES, Visit
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-
-ROOT = Path(__file__).resolve().parents[2]
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-#: Name in the navigation -> words of the last thing on the page that no other page shows, and the number of charts
-#: outside closed expanders.
-PAGES = {
-    "Overview": ("Cards of the models", 2),
-    "Sampling patterns": ("The same as a table", 1),
-    "Receptive fields": ("The smaller these shares", 3),
-    "Attribution": ("How each method works", 3),
-    "Binarization error": ("Thresholds? of .*follow the picture|All thresholds of this network", 4),
-    "Deployment": ("Measure now", 4),
-    "OPs trade-offs": ("The two that differ are OPs in full", 2),
-    "Compare variants": ("Where they part", 3),
-}
-#: Looked at in the page itself every 50 ms, because Playwright's own waiting looks once a second after a while. Only
-#: the first layer of a drawn chart counts, so that each counts once; those in closed expanders are not shown.
-READY = """([title, text, charts]) => {
-  const main = document.querySelector("[data-testid=stMain]");
-  const shown = element =>
-    element.getBoundingClientRect().width > 0 && element.checkVisibility({visibilityProperty: true});
-  const drawn = [...main?.querySelectorAll(".js-plotly-plot .main-svg:first-child") ?? []].filter(shown).length;
-  return main?.querySelector("h1")?.textContent.includes(title)
-    && new RegExp(text).test(main.innerText)
-    && main.innerText.includes("When this misleads")
-    && drawn === charts
-    && !main.querySelector("[data-stale=true]");
-}"""
+from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
-# The first page of a cold server imports everything; the machine may be busy.
-expect.set_options(timeout=60_000)
-
-
-def _chromium() -> str:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        notice = "Chromium is not installed, so the dashboard was not opened in a browser."
-        if os.environ.get("BCDNET_REQUIRE_BROWSER") == "1":
-            pytest.fail(notice)
-        pytest.skip(notice)
-    return found
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """The real server with the shipped models, on a free port."""
-    _chromium()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py"]
-    server = subprocess.Popen(
-        [*command, "--server.port", str(port), "--server.address", "127.0.0.1"],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1) as reply:
-                    assert reply.read() == b"ok"
-                break
-            except OSError:
-                assert server.poll() is None and time.monotonic() < deadline, "the server did not start"
-                time.sleep(0.2)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = _chromium()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@dataclass
-class Visit:
-    """A page in a fresh profile, and all that it complained about or asked of other hosts."""
-
-    page: Page
-    complaints: list[str]
-
-    def ready(self, name: str) -> None:
-        """Wait until a page shows its title, the last of its own content and every chart, and nothing is outdated.
-
-        Charts are as many as the page has and drawn; text and charts that a page before it left behind are gone.
-        """
-        self.page.wait_for_function(READY, arg=[name, *PAGES[name]], polling=50, timeout=60_000)
-
-    def settled(self) -> None:
-        """Wait until the server has nothing left to do."""
-        expect(self.page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=60_000)
-
-    def go(self, name: str) -> None:
-        self.page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
-
-    def fine(self) -> None:
-        assert self.page.get_by_test_id("stException").count() == 0
-        assert self.page.get_by_test_id("stAlertContentError").count() == 0
-        assert self.complaints == []
-
-
-@pytest.fixture
-def visit(address: str, browser: Browser) -> Iterator[Visit]:
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
-    page, complaints = context.new_page(), []
-    page.set_default_timeout(30_000)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("response", lambda reply: complaints.append(f"{reply.status} {reply.url}") if reply.status >= 400 else None)
-    page.on("request", lambda request: complaints.append(request.url) if not _local(request.url, address) else None)
-    page.goto(address)
-    visit = Visit(page, complaints)
-    visit.ready("Overview")
-    yield visit
-    context.close()
-
-
-def _local(url: str, address: str) -> bool:
-    return url.startswith((address, address.replace("http", "ws"), "data:", "blob:"))
 
 
 def test_every_page_shows_its_content_within_two_seconds_of_a_warm_server(visit: Visit) -> None:
@@ -199,7 +58,7 @@ def test_two_variants_are_compared(visit: Visit) -> None:
     visit.go("Compare variants")
     visit.ready("Compare variants")
     visit.settled()
-    models = visit.page.get_by_test_id("stMultiSelect")
+    models = visit.page.get_by_test_id("stSidebar").get_by_test_id("stMultiSelect")
     models.get_by_test_id("stMultiSelectClearAll").or_(models.get_by_label("Clear all")).first.click()
     visit.settled()
     for title in ("BCDNet-B", "Full-precision twin"):

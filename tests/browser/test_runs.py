@@ -6,16 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-from browser import test_dashboard
-from browser.test_dashboard import Visit
+from browser.dashboard import READY, Visit
 from playwright.sync_api import expect
 from run_folders import NEW, report, write_run
 
 from bcdnet.files import write_atomically
 
 pytestmark = pytest.mark.browser
-# Fixtures that both files use.
-address, browser, visit = test_dashboard.address, test_dashboard.browser, test_dashboard.visit
 
 PAGE = "Training runs"
 
@@ -28,7 +25,7 @@ def look_into(visit: Visit, folder: Path) -> None:
 
 def ready(visit: Visit, charts: int) -> None:
     arguments = [PAGE, "Download all rows", charts]
-    visit.page.wait_for_function(test_dashboard.READY, arg=arguments, polling=50, timeout=60_000)
+    visit.page.wait_for_function(READY, arg=arguments, polling=50, timeout=60_000)
 
 
 def test_a_folder_without_runs_leaves_the_shipped_logs(visit: Visit, tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""The dashboard in a real browser: how it is started, which pages it has, and when one of them is ready."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+#: Name in the navigation -> words of the last thing on the page that no other page shows, and the number of charts
+#: outside closed expanders.
+PAGES = {
+    "Overview": ("Cards of the models", 2),
+    "Sampling patterns": ("The same as a table", 1),
+    "Receptive fields": ("The smaller these shares", 3),
+    "Attribution": ("How each method works", 3),
+    "Binarization error": ("Thresholds? of .*follow the picture|All thresholds of this network", 4),
+    "Deployment": ("Measure now", 4),
+    "OPs trade-offs": ("The two that differ are OPs in full", 2),
+    "Compare variants": ("Where they part", 3),
+}
+#: Looked at in the page itself every 50 ms, because Playwright's own waiting looks once a second after a while. Only
+#: the first layer of a drawn chart counts, so that each counts once; those in closed expanders are not shown.
+READY = """([title, text, charts]) => {
+  const main = document.querySelector("[data-testid=stMain]");
+  const shown = element =>
+    element.getBoundingClientRect().width > 0 && element.checkVisibility({visibilityProperty: true});
+  const drawn = [...main?.querySelectorAll(".js-plotly-plot .main-svg:first-child") ?? []].filter(shown).length;
+  return main?.querySelector("h1")?.textContent.includes(title)
+    && new RegExp(text).test(main.innerText)
+    && main.innerText.includes("When this misleads")
+    && drawn === charts
+    && !main.querySelector("[data-stale=true]");
+}"""
+
+# The first page of a cold server imports everything; the machine may be busy.
+expect.set_options(timeout=60_000)
+
+
+def chromium() -> str:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        notice = "Chromium is not installed, so the dashboard was not opened in a browser."
+        if os.environ.get("BCDNET_REQUIRE_BROWSER") == "1":
+            pytest.fail(notice)
+        pytest.skip(notice)
+    return found
+
+
+@dataclass
+class Visit:
+    """A page in a fresh profile, and all that it complained about or asked of other hosts."""
+
+    page: Page
+    complaints: list[str]
+
+    def ready(self, name: str) -> None:
+        """Wait until a page shows its title, the last of its own content and every chart, and nothing is outdated.
+
+        Charts are as many as the page has and drawn; text and charts that a page before it left behind are gone.
+        """
+        self.page.wait_for_function(READY, arg=[name, *PAGES[name]], polling=50, timeout=60_000)
+
+    def settled(self) -> None:
+        """Wait until the server has nothing left to do."""
+        expect(self.page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=60_000)
+
+    def go(self, name: str) -> None:
+        self.page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
+
+    def fine(self) -> None:
+        assert self.page.get_by_test_id("stException").count() == 0
+        assert self.page.get_by_test_id("stAlertContentError").count() == 0
+        assert self.complaints == []
+
+
+def local(url: str, address: str) -> bool:
+    return url.startswith((address, address.replace("http", "ws"), "data:", "blob:"))

@@ -1,0 +1,178 @@
+"""One selection for all pages: clicked, typed, moved by keys, linked; and what readers bring along."""
+
+import io
+import re
+import urllib.parse
+from collections.abc import Iterator
+
+import pytest
+from browser.dashboard import PAGES, ROOT, Visit
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect
+
+pytestmark = pytest.mark.browser
+
+#: Pages on which a token is chosen.
+TOKENS = ("Sampling patterns", "Receptive fields", "Branch ledger")
+
+
+def token_map(page: Page) -> Locator:
+    return page.get_by_role("application")
+
+
+def click_token(page: Page, row: int, col: int, rows: int = 7) -> None:
+    box = token_map(page).bounding_box()
+    assert box is not None
+    cell = box["width"] / (rows + 0.2)
+    page.mouse.click(box["x"] + (col + 0.6) * cell, box["y"] + (row + 0.6) * cell)
+
+
+def place(page: Page) -> tuple[str | None, str | None]:
+    found = token_map(page)
+    return found.get_attribute("data-row"), found.get_attribute("data-col")
+
+
+def query(page: Page) -> dict[str, str]:
+    return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(page.url).query))
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_a_click_answers_at_once_and_the_page_follows(visit: Visit, name: str) -> None:
+    visit.go(name)
+    visit.ready(name)
+    visit.settled()
+    click_token(visit.page, 1, 2)
+    assert place(visit.page) == ("1", "2")  # asked in the very next moment, without waiting
+    expect(visit.page.get_by_label("Row", exact=True)).to_have_value("1")
+    expect(visit.page).to_have_url(re.compile("col=2&.*row=1"))
+    visit.settled()
+    visit.fine()
+
+
+def test_arrow_keys_move_the_token_and_stop_at_the_border(visit: Visit) -> None:
+    visit.go("Sampling patterns")
+    visit.ready("Sampling patterns")
+    visit.settled()
+    token_map(visit.page).focus()
+    for key in ("ArrowUp", "ArrowRight", "ArrowRight", "ArrowRight", "ArrowRight"):
+        visit.page.keyboard.press(key)
+    assert place(visit.page) == ("2", "6")
+    expect(visit.page.get_by_label("Column", exact=True)).to_have_value("6")
+    assert "row 2 of 0 to 6, column 6 of 0 to 6" in (token_map(visit.page).get_attribute("aria-label") or "")
+    visit.settled()
+    visit.fine()
+
+
+def test_a_token_typed_moves_the_map(visit: Visit) -> None:
+    visit.go("Sampling patterns")
+    visit.ready("Sampling patterns")
+    visit.settled()
+    row = visit.page.get_by_label("Row", exact=True)
+    row.fill("5")
+    row.press("Enter")
+    expect(token_map(visit.page)).to_have_attribute("data-row", "5")
+    visit.fine()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_copied_link_restores_the_view_in_a_new_browser(
+    name: str, visit: Visit, address: str, browser: Browser
+) -> None:
+    page = visit.page
+    visit.go("Sampling patterns")
+    visit.ready("Sampling patterns")
+    visit.settled()
+    number = page.get_by_label("Number", exact=True)
+    number.fill("17")
+    number.press("Enter")
+    expect(page).to_have_url(re.compile("image=17"))
+    click_token(page, 5, 1)
+    expect(page).to_have_url(re.compile("row=5"))
+    visit.settled()
+    page.get_by_test_id("stSidebar").get_by_test_id("stSelectbox").first.locator("input").click()
+    page.get_by_role("option", name="BCDNet-B", exact=True).click()
+    expect(page).to_have_url(re.compile("model=fmnist_bcdnet_b"))
+    visit.settled()
+    visit.go(name)
+    page.wait_for_function("name => document.querySelector('h1')?.textContent.includes(name)", arg=name)
+    expect(page).to_have_url(re.compile("model=fmnist_bcdnet_b"))
+    visit.settled()
+    link, seen = page.url, query(page)
+    assert seen["model"] == "fmnist_bcdnet_b" and seen["image"] == "17"
+    if name in TOKENS:
+        assert (seen["row"], seen["col"]) == ("5", "1")
+    words = page.get_by_test_id("stMain").inner_text()
+
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    try:
+        other = context.new_page()
+        other.goto(link)
+        other.wait_for_function("name => document.querySelector('h1')?.textContent.includes(name)", arg=name)
+        expect(other.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=60_000)
+        expect(other.get_by_label("Number", exact=True)).to_have_value("17")
+        expect(other.get_by_test_id("stMain")).to_have_text(re.compile(re.escape(name)))
+        assert query(other) == seen
+        # Times differ from one measurement to the next; everything else is the same words in the same order.
+        times = re.compile(r"[\d.,]+ (ms|s|min)\b|\d+ minutes? ago")
+        assert times.sub("", other.get_by_test_id("stMain").inner_text()) == times.sub("", words)
+    finally:
+        context.close()
+    visit.fine()
+
+
+@pytest.fixture
+def red() -> Iterator[bytes]:
+    stream = io.BytesIO()
+    Image.new("RGB", (30, 40), "red").save(stream, "PNG")
+    yield stream.getvalue()
+
+
+def test_a_link_to_an_uploaded_picture_holds_its_digest_and_never_its_content(
+    visit: Visit, browser: Browser, red: bytes
+) -> None:
+    file = {"name": "red.png", "mimeType": "image/png", "buffer": red}
+    page = visit.page
+    visit.go("Attribution")
+    visit.ready("Attribution")
+    page.get_by_test_id("stSidebar").get_by_role("radio", name="Upload").click()
+    page.get_by_test_id("stSidebar").locator("input[type=file]").set_input_files(file)
+    expect(page).to_have_url(re.compile("digest=[0-9a-f]{16}(&|$)"))
+    visit.settled()
+    context = browser.new_context()
+    try:
+        other = context.new_page()
+        other.goto(page.url)
+        expect(other.get_by_text("Upload the same file to see the view")).to_be_visible()
+        other.get_by_test_id("stSidebar").locator("input[type=file]").set_input_files(file)
+        expect(other.get_by_text("Upload the same file to see the view")).to_have_count(0)
+        expect(other.get_by_text("The file is no picture")).to_have_count(0)
+        assert query(other)["digest"] == query(page)["digest"]
+    finally:
+        context.close()
+
+
+def test_an_uploaded_checkpoint_is_looked_at_like_a_shipped_one(visit: Visit) -> None:
+    page = visit.page
+    visit.go("Your own")
+    expect(page.get_by_role("heading", name="Checkpoints")).to_be_visible()
+    visit.settled()
+    checkpoint = ROOT / "assets" / "checkpoints" / "fmnist_reactnet_a.safetensors"
+    page.get_by_test_id("stMain").locator("input[type=file]").first.set_input_files(checkpoint)
+    expect(page.get_by_text("The model fmnist_reactnet_a is here")).to_be_visible()
+    page.get_by_role("button", name="Look at it").click()
+    expect(page).to_have_url(re.compile("model=own-[0-9a-f]{8}"))
+    visit.go("Deployment")
+    visit.ready("Deployment")
+    visit.settled()
+    expect(page).to_have_url(re.compile("model=own-[0-9a-f]{8}"))
+    visit.fine()
+
+
+def test_what_is_no_checkpoint_is_told_in_one_sentence(visit: Visit) -> None:
+    visit.go("Your own")
+    expect(visit.page.get_by_role("heading", name="Checkpoints")).to_be_visible()
+    visit.settled()
+    bad = {"name": "bad.safetensors", "mimeType": "application/octet-stream", "buffer": b"no weights"}
+    visit.page.get_by_test_id("stMain").locator("input[type=file]").first.set_input_files(bad)
+    expect(visit.page.get_by_test_id("stAlertContentError")).to_contain_text("bad.safetensors")
+    assert visit.page.get_by_test_id("stException").count() == 0
