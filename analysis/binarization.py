@@ -87,20 +87,21 @@ def branch_order(errors: pd.DataFrame, measure: str = "l1") -> pd.DataFrame:
         branch of the smallest error.
     """
     rows = []
-    for (layer, group), part in errors.groupby(["layer", "group"], sort=False):
-        distance = part.branch.str.split().str[0].map(_DISTANCE)
-        if distance.nunique() < 2:
+    known = errors.assign(distance=errors.branch.str.split().str[0].map(_DISTANCE)).dropna(subset="distance")
+    for (layer, group), part in known.groupby(["layer", "group"], sort=False):
+        branches = list(zip(part.distance, part[measure], part.branch, strict=True))
+        if len({distance for distance, _, _ in branches}) < 2:
             continue
-        pairs = [(d, e) for d, e in zip(distance, part[measure], strict=True)]
-        falling = part.sort_values(measure, ascending=False, kind="stable").branch
+        pairs = [(near, far) for d1, near, _ in branches for d2, far, _ in branches if d1 < d2]
+        falling = [branch for _, _, branch in sorted(branches, key=lambda entry: -entry[1])]
         rows.append(
             {
                 "layer": layer,
                 "group": group,
                 "order": " > ".join(falling),
-                "as_paper": all(near > far for d1, near in pairs for d2, far in pairs if d1 < d2),
-                "opposite": all(near < far for d1, near in pairs for d2, far in pairs if d1 < d2),
-                "smallest": falling.iloc[-1],
+                "as_paper": all(near > far for near, far in pairs),
+                "opposite": all(near < far for near, far in pairs),
+                "smallest": falling[-1],
             }
         )
     return pd.DataFrame(rows, columns=["layer", "group", "order", "as_paper", "opposite", "smallest"])

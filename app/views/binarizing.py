@@ -72,7 +72,6 @@ def _loading_set(images: ImageSet, n: int, of: str = "model") -> str:
 
 # -- the weights of all models ----------------------------------------------------------------------------------------
 
-summaries = {measure: binarization.order_summary(errors, measure) for measure in _MEASURES}
 with st.container(horizontal=True):
     measure = state.valid("measure", list(_MEASURES), "l1")
     st.segmented_control(
@@ -83,7 +82,8 @@ with st.container(horizontal=True):
         required=True,
         help="L1 depends on the size of the weights; the relative error does not, so layers can be compared.",
     )
-    parts = list(_PARTS) if len(summaries["l1"]) else ["group", "layer"]
+    summary = binarization.order_summary(errors, measure)
+    parts = [name for name in _PARTS if name != "mlps" or len(summary)]
     part = state.valid("part", parts, parts[0])
     st.segmented_control(
         "Layers",
@@ -136,7 +136,6 @@ def _verdict(summary: pd.DataFrame) -> str:
     )
 
 
-summary = summaries[measure]
 if summary.empty:
     st.caption("None of these networks has an MLP with branches of different distances, so there is no order to check.")
 else:
