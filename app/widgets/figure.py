@@ -1,7 +1,7 @@
 """A figure with everything one takes away from it: its picture, its data, and the code that makes it again."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from numpy.typing import NDArray
 
-from app.cache import Model, Picture, checkpoint_name
+from app.cache import TEST, ImageSet, Model, Picture, checkpoint_name
 
 _HTML = """
 <div class="buttons">
@@ -83,6 +83,30 @@ def loading(model: Model, picture: Picture | None = None) -> str:
             how = "Preprocess.from_dict(model.card['preprocess'])"
         lines += [f"how = {how}", "image = np.asarray(how.view(picture).image)", "x = how.batch(image[None])"]
         lines = [*imports[:1], "", lines[0], imports[1], *lines[1:]]
+    return "\n".join(lines) + "\n"
+
+
+def loading_models(models: Sequence[Model]) -> str:
+    """Python that loads several ``models``, by title."""
+    rows = "".join(f"    {model.title!r}: bcdnet.load({checkpoint_name(model)!r}),\n" for model in models)
+    return f"import bcdnet\n\nmodels = {{\n{rows}}}\n"
+
+
+def loading_images(images: ImageSet, n: int, labels: bool = False, of: str = "model") -> str:
+    """Python that makes the first ``n`` images of a set the input ``images`` of the network called ``of``.
+
+    With ``labels``, their true classes, as the network counts them, are a list of that name.
+    """
+    lines = [
+        "from bcdnet.data import Preprocess, open_dataset",
+        f"data = open_dataset({'fashion-mnist' if images.key == TEST else 'your-images'!r})",
+        f"images, labels = next(data.batches(Preprocess.from_dict({of}.card['preprocess']), {n}))",
+    ]
+    if labels:
+        lines += [
+            f"names = [name.casefold() for name in {of}.card['classes']]",
+            "labels = [names.index(data.classes[label].casefold()) for label in labels]",
+        ]
     return "\n".join(lines) + "\n"
 
 

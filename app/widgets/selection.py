@@ -254,6 +254,19 @@ def images() -> ImageSet | None:
     return sets[st.session_state["set"]]
 
 
+#: How many images of a set one can ask about.
+COUNTS = (50, 200, 1000)
+
+
+def count(images: ImageSet, default: int = COUNTS[0]) -> int:
+    """How many images of a set to ask about, counted from its beginning."""
+    state.valid("n", COUNTS, default)
+    n: int = st.select_slider(
+        "Images", COUNTS, key="n", on_change=state.remember, help="So many, from the beginning of the set."
+    )
+    return min(n, len(images))
+
+
 def scale() -> scales.Scope:
     """How far the colours of several maps reach, see :func:`app.widgets.scale.limits`."""
     scope = state.valid("scale", list(scales.SCOPES), "row")
