@@ -76,6 +76,7 @@ def sidebar(models: tuple[Model, ...]) -> None:
             help=f"Up to {MOST - 1} more networks, for the pages that set several side by side.",
         )
         st.session_state["chosen"] = (model, _picture(model))
+        st.session_state["images"] = _images()
 
 
 def _default_model(models: tuple[Model, ...]) -> Model:
@@ -232,14 +233,21 @@ def token(model: Model, picture: Picture, layer: str) -> tuple[int, int]:
 
 
 def images() -> ImageSet | None:
-    """The images to ask about together; None, with a sentence, if there are none."""
-    sets = {images.key: images for images in uploads.image_sets()}
-    if not sets:
+    """The images to ask about together, chosen in the sidebar; None, with a sentence, if there are none."""
+    chosen: ImageSet | None = st.session_state["images"]
+    if chosen is None:
         st.info(
-            "There is no set of images to ask about: the test images were not found. Add a folder or a zip file of "
-            "your own on the page *Your own*.",
+            "There is no set of images to ask about: the test images were not found. Add a zip file of your own on "
+            "the page *Your own*.",
             icon=":material/photo_library:",
         )
+    return chosen
+
+
+def _images() -> ImageSet | None:
+    """The choice of the set of images, where there are several."""
+    sets = {images.key: images for images in uploads.image_sets()}
+    if not sets:
         return None
     state.valid("set", list(sets), next(iter(sets)))
     if len(sets) > 1:
@@ -248,8 +256,7 @@ def images() -> ImageSet | None:
             list(sets),
             format_func=lambda key: f"{sets[key].title} ({len(sets[key]):,})",
             key="set",
-            on_change=state.remember,
-            help="The set of images that the numbers below are about; add your own on the page Your own.",
+            help="The set that questions about many images are asked of; add your own on the page Your own.",
         )
     return sets[st.session_state["set"]]
 

@@ -141,3 +141,14 @@ def test_a_link_to_an_uploaded_picture_names_its_digest_and_asks_for_the_file() 
     other.file_uploader(key="upload").upload("red.png", stream.getvalue())
     other.run()
     assert not other.sidebar.info and other.query_params["digest"] == digest
+
+
+@pytest.mark.parametrize("page", ["receptive", "binarizing", "compare", "ledger"])
+def test_the_set_of_a_question_is_chosen_in_the_sidebar_and_linked(page: str) -> None:
+    at = hand_in(open_page("own"), "images", "shoes.zip", images())
+    (key,) = at.session_state["own_sets"]
+    at.selectbox(key="set").select(key).run()
+    assert at.query_params["set"] == key
+    at.switch_page(f"views/{page}.py").run()
+    assert_fine(at)
+    assert at.selectbox(key="set").value == key
