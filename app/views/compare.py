@@ -11,7 +11,7 @@ import streamlit as st
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from analysis import comparison
+from analysis import comparison, tradeoffs
 from analysis.comparison import Comparison
 from analysis.figures import comparison as figures
 from app import cache, jobs, state
@@ -156,8 +156,25 @@ def _accuracy(result: Comparison, code: str) -> None:
             },
             alt="Pairwise differences of the models, with exact McNemar tests",
         )  # fmt: skip
-        for sentence in filter(None, (words.continued(m, selection.offered()) for m in models)):
-            st.caption(f":material/info: {sentence}")
+
+
+def _cards() -> None:
+    """What the models' own cards say, until something is counted here."""
+    about = tradeoffs.measured_results([(m.id, m.title, m.config, m.card) for m in models]).dropna(subset=["top1", "n"])
+    if about.empty or about.dataset.nunique() > 1:
+        return
+    words.badge("measured", f"on all {int(about.n.max()):,} test images of {about.dataset[0]}, from the models' cards")
+    table = about.set_index("title")[["top1", "low", "high", "n"]]
+    table = table.assign(correct=(table.top1 * table.n / 100).round())
+    figure.show(
+        figures.accuracy_whiskers(table, ids),
+        "accuracy-cards",
+        "Top-1 accuracy with 95 % confidence intervals, as the models' cards have it",
+        table.reset_index(),
+        "import pandas as pd\n\nfrom analysis.figures.comparison import accuracy_whiskers\n\n"
+        f"table = pd.DataFrame({table.to_dict('list')!r}, {list(table.index)!r})\n"
+        f"figure = accuracy_whiskers(table, { {title: ids[title] for title in table.index}!r})\n",
+    )
 
 
 # -- class by class ---------------------------------------------------------------------------------------------------
@@ -359,8 +376,12 @@ def page() -> None:
         )  # fmt: skip
     assert n is not None  # one is required
     orders = _comparable()
+    for sentence in filter(None, (words.continued(by_title[title], selection.offered()) for title in orders)):
+        st.caption(f":material/info: {sentence}")
     logits = _logits(orders, images, n)
-    if logits:
+    if not logits:
+        _cards()
+    else:
         try:
             _results(logits, orders, images, n)
         except ValueError as error:

@@ -222,7 +222,12 @@ def test_much_work_is_begun_only_when_the_reader_agrees(monkeypatch: pytest.Monk
     at = open_page(**BOTH)
     assert_fine(at)
     assert any("1,000 forward passes, about 20 s" in note.value for note in at.info)
-    assert not at.get("plotly_chart")
+    # Until then it shows what the models' cards say.
+    assert [trace["x"] for trace in chart(at, "Top-1 accuracy")["data"]] == [[10.8], [10.4]]
+    assert "from the models' cards" in said(at)
+    scope: dict[str, Any] = {}
+    exec(at.code[0].value, scope)
+    assert json.loads(scope["figure"].to_json())["data"] == chart(at, "Top-1 accuracy")["data"]
     at.button(key="compare_go").click().run()
     assert_fine(finished(at))
-    assert len(at.get("plotly_chart")) == 1
+    assert "on the first 500 images" in said(at) and "from the models' cards" not in said(at)
