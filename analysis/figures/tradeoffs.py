@@ -90,6 +90,8 @@ def accuracy_cost_scatter(
         rows = shown[(shown.kind == kind) & (shown.cost_kind == cost_kind)]
         if rows.empty:
             continue
+        # The legend takes its colour from the first point, which had better not be a grey one.
+        rows = rows.iloc[np.argsort(~rows.index.isin(front.index), kind="stable")]
         colors = np.where(rows.index.isin(front.index), color, GREY)
         stands_out = rows["name"].isin(picked) if picked else pd.Series(True, rows.index)
         fig.add_trace(

@@ -22,7 +22,7 @@ from app.widgets import figure, selection, words
 Logits = dict[str, NDArray[np.float64]]
 
 #: Images asked about at first, or if the reader wants; seconds of work that are begun without asking.
-_SIZES, _UNASKED = (500, 2000, 10_000), 10.0
+_SIZES, _UNASKED = (500, 2000, 10_000), 30.0
 #: Images on one page of the gallery, and the side of their thumbnails in pixels.
 _PAGE, _SIDE = 12, 112
 _VIEWS = {"gallery": "Where they part", "classes": "Class by class", "calibration": "Calibration"}
@@ -163,7 +163,7 @@ def _cards() -> None:
     about = tradeoffs.measured_results([(m.id, m.title, m.config, m.card) for m in models]).dropna(subset=["top1", "n"])
     if about.empty or about.dataset.nunique() > 1:
         return
-    words.badge("measured", f"on all {int(about.n.max()):,} test images of {about.dataset[0]}, from the models' cards")
+    words.badge("measured", f"on {int(about.n.max()):,} test images, from the models' cards")
     table = about.set_index("title")[["top1", "low", "high", "n"]]
     table = table.assign(correct=(table.top1 * table.n / 100).round())
     figure.show(

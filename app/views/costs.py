@@ -75,9 +75,8 @@ def _chart(design: tuple[str, dict[str, Any]] | None) -> None:
             help="Full counts element-wise work as well; conv+fc counts real convolutions and the linear layer only. "
             "Time here is measured when you choose it; that of the benchmark is of the machine it names.",
         )
-        log_key = f"cost_log_{dataset}"
-        state.valid(log_key, [True, False], dataset == "ImageNet-1K")
-        log = st.toggle("Logarithmic", key=log_key, on_change=state.remember, help="Equal steps mean equal factors.")
+        state.valid("cost_log", [True, False], True)
+        log = st.toggle("Logarithmic", key="cost_log", on_change=state.remember, help="Equal steps mean equal factors.")
         state.valid("cost_mine", [False, True], False)
         unknown = axis in figures.MEASURED and axis != "benchmark_ms"
         mine = st.toggle(

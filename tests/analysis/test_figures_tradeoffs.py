@@ -35,7 +35,8 @@ def points():
 
 def test_what_another_beats_is_grey(points):
     front, trace = accuracy_cost_scatter(points, "latency_ms").data
-    assert list(trace.marker.color) == [VERMILION, GREY, VERMILION]
+    assert list(trace.text) == ["a", "c", "b"]  # the legend has the colour of the first one
+    assert list(trace.marker.color) == [VERMILION, VERMILION, GREY]
     assert list(trace.marker.line.color) == list(trace.marker.color)
     assert list(front.x) == [0.2, 0.4, 0.4] and list(trace.marker.opacity) == [1, 1, 1]
     assert set(trace.marker.size) == {11}
@@ -44,8 +45,8 @@ def test_what_another_beats_is_grey(points):
 def test_picked_points_stand_out_and_every_point_says_which_it_is(points):
     fig = accuracy_cost_scatter(points, "latency_ms", picked=["b"])
     trace = fig.data[1]
-    assert list(trace.marker.opacity) == [0.35, 1, 0.35] and list(trace.marker.size) == [11, 15, 11]
-    assert [row[2] for row in trace.customdata] == ["a", "b", "c"]
+    assert list(trace.marker.opacity) == [0.35, 0.35, 1] and list(trace.marker.size) == [11, 11, 15]
+    assert [row[2] for row in trace.customdata] == ["a", "c", "b"]
     assert fig.layout.dragmode == "select"
 
 

@@ -218,10 +218,10 @@ def test_images_of_ones_own_without_labels_are_set_side_by_side(
 
 def test_much_work_is_begun_only_when_the_reader_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     cache._results.clear()
-    monkeypatch.setattr(cache, "seconds_per_image", lambda model: 0.02)
+    monkeypatch.setattr(cache, "seconds_per_image", lambda model: 0.04)
     at = open_page(**BOTH)
     assert_fine(at)
-    assert any("1,000 forward passes, about 20 s" in note.value for note in at.info)
+    assert any("1,000 forward passes, about 40 s" in note.value for note in at.info)
     # Until then it shows what the models' cards say.
     assert [trace["x"] for trace in chart(at, "Top-1 accuracy")["data"]] == [[10.8], [10.4]]
     assert "from the models' cards" in said(at)
