@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
-from plotly.subplots import make_subplots
 
 from analysis.branches import EVERYWHERE, Knockout
 from analysis.figures.palette import BLUE, DIVERGING, GREY, INK, OLIVE, SEQUENTIAL, SKY, VERMILION, branch_color, layout
@@ -24,7 +23,7 @@ _SHARES = {
 
 
 def token_ledger(
-    entries: pd.DataFrame, channels: Sequence[int] | None = None, most: int = 24, size: int = 420
+    entries: pd.DataFrame, channels: Sequence[int] | None = None, most: int = 24, size: int | None = None
 ) -> go.Figure:
     """The ledger of one token: stacked signed bars, a column a channel; a diamond where the network's own value lies.
 
@@ -34,7 +33,7 @@ def token_ledger(
         entries: from :meth:`analysis.branches.Ledger.token`.
         channels: which, in this order; None: the ``most`` of the largest ``|total|``, largest first.
         most: see ``channels``.
-        size: height of the figure in pixels.
+        size: height of the figure in pixels; grows with the number of terms, which the legend names, if None.
 
     Raises:
         ValueError: no such channel.
@@ -69,7 +68,7 @@ def token_ledger(
         marker={"symbol": "diamond", "size": 9, "color": "white", "line": {"color": "black", "width": 2}},
         hovertemplate="%{y:+.4g}",
     )
-    layout(fig, height=size)
+    layout(fig, height=size or 420 + 16 * max(0, len(fig.data) - 7))
     fig.update_layout(barmode="relative", hovermode="x unified", bargap=0.25)
     fig.update_xaxes(type="category", title_text="channel", showgrid=False)
     return fig.update_yaxes(title_text="added", zeroline=True, zerolinewidth=2)
@@ -100,53 +99,46 @@ def term_maps(
         limits = [[largest or 1.0] * len(row) for row in rows]
     one = len({limit for row in limits for limit in row}) <= 1
     columns = max(map(len, rows))
-    cells = [
-        (i + 1, j + 1, name, values, limits[i][j])
-        for i, row in enumerate(rows)
-        for j, (name, values) in enumerate(row.items())
-    ]
-    titles = {(i, j): name if one else f"{name}, ±{limit:.3g}" for i, j, name, _, limit in cells}
-    fig = make_subplots(
-        len(rows),
-        columns,
-        subplot_titles=[titles.get((i + 1, j + 1), "") for i in range(len(rows)) for j in range(columns)],
-        horizontal_spacing=0.03,
-        vertical_spacing=0.24 / len(rows),
-    )
-    reach = limits[0][0] if one else 1.0
-    for nth, (i, j, _, values, limit) in enumerate(cells):
+    fig, notes, marks = go.Figure(), [], []
+    layouts: dict[str, dict[str, Any]] = {}
+    # One layout for all cells at once: subplots that are changed one by one take several times as long to build.
+    width, height, gap, title = 1.03 / columns, 1 / len(rows), 0.03, 0.2 / len(rows)
+    places = [(i, j, name) for i, row in enumerate(rows) for j, name in enumerate(row)]
+    for nth, (i, j, name) in enumerate(places):
+        values, limit, axis = rows[i][name], limits[i][j], str(nth + 1) if nth else ""
         shown = np.where(np.isfinite(values), values, np.nan)
-        fig.add_trace(
-            go.Heatmap(
-                z=shown if one else shown / limit,
-                customdata=shown,
-                zmin=-reach,
-                zmax=reach,
-                colorscale=DIVERGING,
-                showscale=nth == 0,
-                colorbar={"title": {"text": "added" if one else "share of the map's ±", "side": "right"}},
-                hovertemplate="row %{y}, column %{x}<br>%{customdata:+.4g}<extra></extra>",
-            ),
-            i,
-            j,
+        reach = limit if one else 1.0
+        fig.add_heatmap(
+            z=shown if one else shown / limit,
+            customdata=shown,
+            zmin=-reach,
+            zmax=reach,
+            colorscale=DIVERGING,
+            showscale=nth == 0,
+            colorbar={"title": {"text": "added" if one else "share of the map's ±", "side": "right"}},
+            hovertemplate="row %{y}, column %{x}<br>%{customdata:+.4g}<extra></extra>",
+            xaxis=f"x{axis}",
+            yaxis=f"y{axis}",
         )
+        left, top = j * width, 1 - i * height - title
+        x, y = [left, left + width - gap], [top - height + title, top]
+        layouts[f"xaxis{axis}"] = {"domain": x, "range": [-0.5, values.shape[1] - 0.5], "anchor": f"y{axis}"}
+        layouts[f"yaxis{axis}"] = {"domain": y, "range": [values.shape[0] - 0.5, -0.5], "anchor": f"x{axis}"}
+        layouts[f"yaxis{axis}"] |= {"scaleanchor": f"x{axis}", "constraintoward": "top"}
+        text = name.replace(" (", "<br>(") + ("" if one else f"<br>±{limit:.3g}")
+        notes.append(_note(text, sum(x) / 2, top, yanchor="bottom"))
         if not np.nan_to_num(shown).any():
-            note = "0 everywhere" if np.isfinite(values).all() else "not finite"
-            fig.add_annotation(text=note, showarrow=False, font_color="black", xref="x domain", x=0.5, y=0.5,
-                               yref="y domain", row=i, col=j)  # fmt: skip
+            why = "0 everywhere" if np.isfinite(values).all() else "not finite"
+            notes.append(_note(why, sum(x) / 2, sum(y) / 2, font_color="black"))
         if token is not None:
             r, c = token
-            fig.add_shape(type="rect", x0=c - 0.5, x1=c + 0.5, y0=r - 0.5, y1=r + 0.5, row=i, col=j,
-                          line={"color": "black", "width": 2})  # fmt: skip
-    layout(fig, height=size or 40 + 230 * len(rows), legend=False)
-    for i, j, _, values, _ in cells:
-        height, width = values.shape
-        fig.update_xaxes(range=[-0.5, width - 0.5], visible=False, constrain="domain", row=i, col=j)
-        anchor = next(fig.select_xaxes(row=i, col=j)).plotly_name.replace("axis", "")
-        fig.update_yaxes(
-            range=[height - 0.5, -0.5], visible=False, constrain="domain", scaleanchor=anchor, row=i, col=j
-        )
-    return fig.update_layout(margin_t=30)
+            edges = {"x0": c - 0.5, "x1": c + 0.5, "y0": r - 0.5, "y1": r + 0.5}
+            black = {"color": "black", "width": 2}
+            marks.append({"type": "rect", "xref": f"x{axis}", "yref": f"y{axis}", "line": black, **edges})
+    layout(fig, height=size or 20 + 240 * len(rows), legend=False)
+    for cell in layouts.values():
+        cell.update(visible=False, constrain="domain")
+    return fig.update_layout(**layouts, annotations=notes, shapes=marks)
 
 
 def share_bars(shares: pd.DataFrame, measure: str = "variance_share", size: int = 400) -> go.Figure:
@@ -301,6 +293,12 @@ def _told(row: Mapping[Hashable, Any], n: int) -> str:
             f"<br>{row['broken']:,} turn wrong, {row['mended']:,} turn right, p = {row['p']:.2g}"
         )
     return told
+
+
+def _note(text: str, x: float, y: float, **how: Any) -> dict[str, Any]:
+    """An annotation at a place of the figure, 0 to 1."""
+    place = {"text": text, "x": x, "y": y, "xref": "paper", "yref": "paper"}
+    return place | {"showarrow": False, "font_size": 12} | how
 
 
 def _color(term: str) -> str:

@@ -133,12 +133,13 @@ def book() -> None:
         f"figure = term_maps(rows, {limits!r}, ({row}, {col}))\n",
     )
     st.caption("Red adds, blue takes away; *total* is what the network itself computed.")
-    with st.expander("The token as a table", icon=":material/table:"):
-        st.dataframe(
-            entry.token,
-            hide_index=True,
-            alt=f"Every term of all {channels} channels of row {row}, column {col} of {layer}",
-        )
+    with st.expander("The token as a table", icon=":material/table:", on_change="rerun") as table:
+        if table.open:
+            st.dataframe(
+                entry.token,
+                hide_index=True,
+                alt=f"Every term of all {channels} channels of row {row}, column {col} of {layer}",
+            )
     state.publish()
 
 

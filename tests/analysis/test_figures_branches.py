@@ -76,7 +76,7 @@ def test_term_maps_on_one_scale_and_on_several():
     own = figures.term_maps([{"a": a, "b": b}], [[2, 0.5]])
     assert [trace.z.tolist() for trace in own.data] == [[[0.5, -1]], [[1, 0]]] and own.data[0].zmax == 1
     assert own.data[1].customdata.tolist() == b.tolist()
-    assert [note.text for note in own.layout.annotations] == ["a, ±2", "b, ±0.5"]
+    assert [note.text for note in own.layout.annotations] == ["a<br>±2", "b<br>±0.5"]
     lost = figures.term_maps([{"a": np.full((2, 2), np.nan)}])
     assert lost.layout.annotations[-1].text == "not finite" and lost.data[0].zmax == 1
 
