@@ -107,27 +107,20 @@ def weight_histograms(
 
 
 def brushed(selection: Mapping[str, Any], edges: NDArray[np.float64]) -> tuple[str, float, float] | None:
-    """The weights that a drag over :func:`weight_histograms`, or a click on a bar, marks.
+    """The weights that a drag over :func:`weight_histograms` marks.
 
     Args:
-        selection: of the chart, with the lists "box" and "points" as Plotly and Streamlit name them.
+        selection: of the chart; its list "box" holds what was dragged, as Plotly and Streamlit name it.
         edges: of the figure's bins, from :func:`analysis.binarization.histogram_edges`.
 
     Returns:
         One of :data:`analysis.binarization.VIEWS` and the two ends of a range of its values, of whole bins; None if
         nothing was hit.
     """
-    width = edges[1] - edges[0]
-    if boxes := selection.get("box"):
-        view = VIEWS[("x", "x2", "x3").index(boxes[0]["xref"])]
-        low, high = sorted(map(float, boxes[0]["x"]))
-    elif points := selection.get("points"):
-        view = VIEWS[points[0]["curve_number"] % len(VIEWS)]
-        # A bar, less so much at each side that it does not touch its neighbours.
-        inside = 0.4 * (1 if view == "sign" else width)
-        low, high = float(points[0]["x"]) - inside, float(points[0]["x"]) + inside
-    else:
+    if not (boxes := selection.get("box")):
         return None
+    view = VIEWS[("x", "x2", "x3").index(boxes[0]["xref"])]
+    low, high = sorted(map(float, boxes[0]["x"]))
     if view == "sign":
         bits = [bit for bit in (-1.0, 1.0) if low < bit + 0.5 and high > bit - 0.5]
         return (view, bits[0], bits[-1]) if bits else None

@@ -1,5 +1,6 @@
 """Binarization: what one bit a weight and one bit an activation cost, and what the bits can still tell."""
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from analysis import binarization, bits
 from analysis.figures import binarization as figures
 from analysis.figures import bits as bit_figures
 from app import cache, jobs, state
-from app.cache import ImageSet, Model
+from app.cache import Model
 from app.widgets import figure, scale, selection, words
 
 _MEASURES = {"l1": "L1, the paper's Eq. 23", "relative": "relative to mean |W|", "mse": "mean square"}
@@ -53,23 +54,6 @@ if real := [m.title for m in models if not m.config.binary_weights]:
         icon=":material/info:",
     )
 
-
-def _loading_all() -> str:
-    """Python that loads all ``models``, by title."""
-    rows = "".join(f"    {m.title!r}: bcdnet.load({cache.checkpoint_name(m)!r}),\n" for m in models)
-    return f"import bcdnet\n\nmodels = {{\n{rows}}}\n"
-
-
-def _loading_set(images: ImageSet, n: int, of: str = "model") -> str:
-    """Python that makes the first ``n`` images of a set the network's input ``images``."""
-    name = "fashion-mnist" if images.key == cache.TEST else "your-images"
-    how = f"Preprocess.from_dict({of}.card['preprocess'])"
-    return (
-        "from bcdnet.data import Preprocess, open_dataset\n"
-        f"images = next(open_dataset({name!r}).batches({how}, {n}))[0]\n"
-    )
-
-
 # -- the weights of all models ----------------------------------------------------------------------------------------
 
 with st.container(horizontal=True):
@@ -104,7 +88,7 @@ figure.show(
     f"Binarization error of every branch in {shown[by].nunique()} {_PARTS[part]} of {', '.join(tables)}; largest in "
     f"{shown.sort_values(measure)[by].iloc[-1]} of {shown.sort_values(measure).model.iloc[-1]}",
     shown,
-    _loading_all() + "from analysis.bits import compare_errors, errors_by_block\n"
+    figure.loading_models(models) + "from analysis.bits import compare_errors, errors_by_block\n"
     "from analysis.figures.bits import block_errors\n\n"
     "errors = compare_errors(models)\n"
     + {"group": "errors = errors_by_block(errors)\n", "mlps": "errors = errors[errors.branch != 'conv']\n"}.get(
@@ -175,7 +159,7 @@ layer = selection.layer(names, mlps[0] if mlps else names[-1], help="Of the hist
 
 
 def _mark(edges: np.ndarray) -> None:
-    """Take over what was dragged or clicked, which the redrawn chart forgets."""
+    """Take over what was dragged, which the redrawn chart forgets."""
     hit = figures.brushed(st.session_state["figure-weights"]["selection"], edges)
     if hit is not None:
         view, low, high = hit
@@ -206,7 +190,7 @@ def weights() -> None:
             format_func=_MARKS.__getitem__,
             key="mark",
             on_change=state.remember,
-            help="Marked weights stand out in all three histograms; dragging over one, or a click on a bar, marks too.",
+            help="Marked weights stand out in all three histograms; dragging over one of them marks too.",
         )
         found = cache.ask(binarization.latent_weights, model, layer, branch)
         edges = binarization.histogram_edges(found)
@@ -243,7 +227,7 @@ def weights() -> None:
         + (f"marked = mark_weights(weights, {low!r}, {high!r}, {view!r})\n" if marked else "")
         + f"figure = weight_histograms(weights{', marked=marked.chosen' if marked else ''})\n",
         on_select=lambda: _mark(edges),
-        selection_mode=("points", "box"),
+        selection_mode="box",
     )
     statistics = cache.ask(binarization.weight_statistics, model).set_index(["layer", "branch"]).loc[(layer, branch)]
     st.markdown(
@@ -251,7 +235,7 @@ def weights() -> None:
         f"**{statistics.near_zero:.1%}** are near zero, below a tenth of their α: a little training flips them."
     )
     if marked is None:
-        st.caption("Drag over a histogram, or click a bar: the same weights stand out in the other two.")
+        st.caption("Drag over a histogram: the same weights stand out in the other two.")
     elif not marked.n:
         st.caption("No weight lies in this range.")
     else:
@@ -266,14 +250,6 @@ def weights() -> None:
 weights()
 
 # -- the bits of one picture and of many ------------------------------------------------------------------------------
-
-
-def _count(images: ImageSet) -> int:
-    state.valid("n", (50, 200, 1000), 50)
-    n: int = st.select_slider(
-        "Images", (50, 200, 1000), key="n", on_change=state.remember, help="So many, from the beginning of the set."
-    )
-    return min(n, len(images))
 
 
 def _activations() -> None:
@@ -307,8 +283,8 @@ def _activations() -> None:
         ):
             images = selection.images()
             if images is not None:
-                n = _count(images)
-                loading = _loading_set(images, n)
+                n = selection.count(images)
+                loading = figure.loading_images(images, n)
                 several = jobs.answer(
                     binarization.activation_error, model, images.first(n), forwards=n, what="Errors of activations"
                 )
@@ -472,7 +448,7 @@ def _thresholds() -> None:
             f"Thresholds of the sign of {layer}, channel by channel",
             values[values.layer == layer],
             figure.loading(model, picture)
-            + (_loading_set(images, n) + "import torch\n\n" if images is not None and beside else "")
+            + (figure.loading_images(images, n) + "import torch\n\n" if images is not None and beside else "")
             + "from analysis.binarization import thresholds\n"
             "from analysis.figures.binarization import threshold_plot\n\n"
             f"values = thresholds(model, {'torch.cat([x, images])' if beside else 'x'})\n"
@@ -670,7 +646,7 @@ def _information() -> None:
         return
     left, right = st.columns(2)
     with left:
-        n = _count(images)
+        n = selection.count(images)
     state.valid("told", list(_TOLD), "entropy_position")
     column = right.selectbox(
         "Shown of each layer",
@@ -688,21 +664,19 @@ def _information() -> None:
     if not found:
         return
     words.badge("measured", f"over {n:,} images of {images.title}")
-    ids = {m.title: m.id for m in models if m.title in found}
-    named = "" if len(found) == len(models) else f"models = {{title: models[title] for title in {list(found)!r}}}\n"
+    known = [m for m in models if m.title in found]
+    ids = {m.title: m.id for m in known}
     figure.show(
         bit_figures.entropy_per_layer(found, column, ids),
         "information",
         f"{_TOLD[column].capitalize()}, layer by layer, of {', '.join(found)}",
         pd.concat([table.assign(model=title) for title, table in found.items()]),
-        _loading_all() + named + "from bcdnet.data import Preprocess, open_dataset\n"
-        "from analysis.bits import information\nfrom analysis.figures.bits import entropy_per_layer\n\n"
-        f"data = open_dataset({'fashion-mnist' if images.key == cache.TEST else 'your-images'!r})\n"
+        figure.loading_models(known) + "from analysis.bits import information\n"
+        "from analysis.figures.bits import entropy_per_layer\n\n"
         "found = {}\n"
         "for title, model in models.items():\n"
-        f"    images = next(data.batches(Preprocess.from_dict(model.card['preprocess']), {n}))[0]\n"
-        "    found[title] = information(model, images)\n"
-        f"figure = entropy_per_layer(found, {column!r}, {ids!r})\n",
+        + textwrap.indent(figure.loading_images(images, n) + "found[title] = information(model, images)\n", "    ")
+        + f"figure = entropy_per_layer(found, {column!r}, {ids!r})\n",
     )
     st.caption(
         f"With {n:,} images an entropy is low by about {1 / (2 * n * np.log(2)):.4f} bits on average where it is not "
