@@ -102,14 +102,14 @@ class _BinaryConv2d(torch.autograd.Function):
         return (_sign_conv2d(x, weight, stride) * scale.flatten()).permute(0, 3, 1, 2)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight, scale = ctx.saved_tensors
         real, padding, needed = sign(weight).mul_(scale), weight.shape[-1] // 2, (*ctx.needs_input_grad[:2], False)
         strides, paddings = [ctx.stride] * 2, [padding] * 2
         of_x, of_weight, _ = torch.ops.aten.convolution_backward(
             grad, x.to(grad.dtype), real, None, strides, paddings, [1, 1], False, [0, 0], 1, needed
         )
-        return of_x, of_weight * (weight.abs() <= 1), None, None
+        return of_x, of_weight * (weight.abs() <= 1) if needed[1] else None, None, None
 
 
 def binary_conv2d(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:

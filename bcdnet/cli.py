@@ -6,10 +6,12 @@ stderr. Exit status: 0, 1 for a run that failed, 2 for bad usage or bad input, w
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, Any, NoReturn
 
 import torch
@@ -168,11 +170,10 @@ def evaluate(
         print(note, file=sys.stderr)
     with tqdm(total=len(dataset), unit="image", file=sys.stderr, disable=None, leave=False) as bar:
         result = evaluation.evaluate(model, dataset, batch_size, lambda done, _: bar.update(done - bar.n))
-    document = {"top1": result.top1, "top5": result.top5, "n": result.n, "ci95": list(result.ci95)}
+    document = result.metrics()
     low, high = result.ci95
     sentence = f"top-1 {result.top1:.2f} % [{low:.2f}, {high:.2f}], top-5 {result.top5:.2f} %, {result.n:,} images"
     if result.f1 is not None:
-        document |= {"f1": result.f1, "auc": result.auc}
         area = "" if result.auc is None else f", area under the ROC curve {result.auc:.2f} %"
         sentence += f"; {dataset.classes[1]}: F1 {result.f1:.2f} %{area}"
     _show(document, as_json, lambda: print(sentence))
@@ -340,6 +341,8 @@ def check_data(
         if rows:
             places = dict.fromkeys(str(part.path) for part in report.splits)
             _table(rows, title=f"{report.name} in {' and '.join(places)}")
+        for part in report.splits:
+            print(fill(f"{part.split}: {_counts(part.classes)}.", 110, subsequent_indent="  ", break_on_hyphens=False))
         for note in report.notes:
             print(f"Note: {note}")
         for problem in report.problems:
@@ -454,6 +457,16 @@ def _table(rows: list[dict[str, Any]], title: str | None = None) -> None:
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     Console(markup=False).print(table)
+
+
+def _counts(classes: Mapping[str, int]) -> str:
+    """Images by class; the number that most classes have is said once, if more than half of them have it."""
+    (usual, often), *_ = Counter(classes.values()).most_common(1)
+    if often == len(classes):
+        return f"{usual:,} each"
+    common = 2 * often > len(classes)
+    named = ", ".join(f"{name} {n:,}" for name, n in classes.items() if not (common and n == usual))
+    return f"{usual:,} each, but {named}" if common else named
 
 
 def _cell(value: Any) -> str:

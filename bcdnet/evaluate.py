@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ class Result:
 
     Where network and data set have two classes, of which the second is the one to be found, else None: ``f1``, the
     harmonic mean of precision and recall, and ``auc``, the area under the ROC curve (None where a class has no image),
-    both in percent.
+    both in percent; ``scores``, float64 (n,), logit of the second class less that of the first.
     """
 
     top1: float
@@ -36,6 +37,54 @@ class Result:
     predictions: np.ndarray
     f1: float | None = None
     auc: float | None = None
+    scores: np.ndarray | None = None
+
+    def metrics(self) -> dict[str, Any]:
+        """What a card and ``--json`` hold: "top1", "top5", "n", "ci95"; for two classes also "f1" and "auc"."""
+        found: dict[str, Any] = {"top1": self.top1, "top5": self.top5, "n": self.n, "ci95": list(self.ci95)}
+        return found if self.f1 is None else found | {"f1": self.f1, "auc": self.auc}
+
+
+class Tally:
+    """What a network says of the images of a data set, written down batch by batch in any order.
+
+    An image that was not seen has zeros, so the sum of what several processes saw, each its own share of the images, is
+    what one would have seen.
+
+    Args:
+        labels: of the data set, int64 (n,).
+        ours: for each class of the data set its index among the network's, int64.
+        num_classes: that the network tells apart.
+
+    Attributes:
+        seen: float64 (4, n): predicted class, whether it is right, whether the right one is among the best five, and,
+            where network and data set have two classes, the logit of the second less that of the first.
+    """
+
+    def __init__(self, labels: np.ndarray, ours: torch.Tensor, num_classes: int) -> None:
+        self.labels, self.ours = labels, ours
+        self.seen = torch.zeros(4, len(labels), dtype=torch.float64)
+        self._two = num_classes == len(ours) == 2
+
+    def add(self, indices: torch.Tensor, logits: torch.Tensor) -> None:
+        """A batch: which images, int64 (B,), and what the network says of them, (B, K), on the CPU."""
+        truth = self.ours[torch.from_numpy(self.labels)[indices]]
+        top = logits.topk(min(5, logits.shape[1]), 1).indices
+        hits = top == truth[:, None]
+        margin = logits[:, self.ours[1]] - logits[:, self.ours[0]] if self._two else torch.zeros(len(logits))
+        rows = (top[:, 0], hits[:, 0], hits.any(1), margin)
+        self.seen[:, indices] = torch.stack([row.double() for row in rows])
+
+    def result(self) -> Result:
+        """All of it, once every image was seen."""
+        n, found = len(self.labels), self.seen[0].long()
+        hits1, hits5 = (int(row.sum()) for row in self.seen[1:3])
+        f1 = auc = scores = None
+        if self._two:
+            scores = self.seen[3].numpy()
+            f1, auc = detection((found == self.ours[1]).numpy(), scores, self.labels == 1)
+        interval = wilson_interval(hits1, n)
+        return Result(100 * hits1 / n, 100 * hits5 / n, n, interval, found.numpy(), f1, auc, scores)
 
 
 def evaluate(
@@ -60,7 +109,7 @@ def evaluate(
         InputError: preprocessing makes images that the network does not take.
     """
     preprocess = model_preprocess(model) if preprocess is None else preprocess
-    our_label = torch.tensor(_match_classes(model, dataset))
+    ours = torch.tensor(_match_classes(model, dataset))
     n = len(dataset)
     if not n:
         raise DataError(f"the data set {dataset.name} holds no images.")
@@ -69,45 +118,32 @@ def evaluate(
         parameter, mode = torch.zeros(()), nullcontext()
     else:
         parameter, mode = next(model.parameters()), evaluating(model)
-    k = min(5, model.config.num_classes)
-    hits1 = hits5 = 0
-    predictions: list[torch.Tensor] = []
-    margins: list[torch.Tensor] = []
+    tally, done = Tally(dataset.labels, ours, model.config.num_classes), 0
     with mode, torch.no_grad():
         for x, y in dataset.batches(preprocess, batch_size):
             logits = model(x.to(parameter)).cpu()  # (N, C, H, W) -> (N, num_classes)
-            top = logits.topk(k, dim=1).indices  # (N, k)
-            hits = top == our_label[y][:, None]
-            hits1 += int(hits[:, 0].sum())
-            hits5 += int(hits.sum())
-            predictions.append(top[:, 0])
-            if logits.shape[1] == len(our_label) == 2:
-                margins.append(logits[:, our_label[1]] - logits[:, our_label[0]])
+            tally.add(torch.arange(done, done + len(y)), logits)
+            done += len(y)
             if progress:
-                progress(sum(map(len, predictions)), n)
-    interval = wilson_interval(hits1, n)
-    found = torch.cat(predictions)
-    f1, auc = detection(found == our_label[1], torch.cat(margins), dataset.labels == 1) if margins else (None, None)
-    return Result(100 * hits1 / n, 100 * hits5 / n, n, interval, found.numpy(), f1, auc)
+                progress(done, n)
+    return tally.result()
 
 
-def detection(found: torch.Tensor, scores: torch.Tensor, truth: np.ndarray) -> tuple[float, float | None]:
+def detection(said: np.ndarray, scores: np.ndarray, truth: np.ndarray) -> tuple[float, float | None]:
     """F1 and the area under the ROC curve, in percent, of a class to be found; see :class:`Result`.
 
     ``F1 = 2 TP / (2 TP + FP + FN)``, 0 where nothing is found; the area is the share of pairs of an image with and one
     without the class in which the first scores higher, ties for a half (Hanley and McNeil, Radiology 1982).
 
     Args:
-        found: bool (n,), what the network says.
+        said: bool (n,), what the network says.
         scores: (n,), larger where it is surer.
         truth: bool (n,).
     """
-    said = found.numpy()
     wrong = int((said != truth).sum())
     hits = int((said & truth).sum())
     f1 = 200 * hits / (2 * hits + wrong) if hits else 0.0
-    values = scores.double().numpy()
-    with_it, without = values[truth], values[~truth]
+    with_it, without = scores[truth], scores[~truth]
     if not (len(with_it) and len(without)):
         return f1, None
     return f1, 100 * float(mannwhitneyu(with_it, without).statistic) / (len(with_it) * len(without))

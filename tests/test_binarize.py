@@ -1,9 +1,12 @@
 """Sign, its two straight-through gradients and the weight scale, against values written by hand."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from bcdnet.binarize import binarize_activation, binarize_weight, binary_conv2d, sign, weight_scale
+from bcdnet.layers import BinaryConv2d
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -69,3 +72,41 @@ def test_counted_convolution_equals_the_real_one(side: int, stride: int, compile
     grad = torch.randn(want.shape, generator=generator)
     for mine, theirs in zip(*(torch.autograd.grad(y, (x, weight), grad) for y in (got, want)), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("frozen", ["weight", "x"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_what_is_frozen_gets_no_gradient_and_changes_none(
+    frozen: str, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = sign(torch.randn(2, 32, 6, 6, generator=generator))
+    weight = torch.randn(8, 32, 3, 3, generator=generator)
+    backward, computed = torch.ops.aten.convolution_backward, []
+
+    def recording(*arguments: Any) -> Any:
+        computed.append(list(arguments[-1]))
+        return backward(*arguments)
+
+    monkeypatch.setattr(torch.ops.aten, "convolution_backward", recording)
+    gradients = []
+    for names in (("x", "weight"), tuple({"x", "weight"} - {frozen})):
+        operands = {"x": x.clone(), "weight": weight.clone()}
+        for name in names:
+            operands[name].requires_grad_()
+        binary_conv2d(**operands, stride=stride).square().sum().backward()
+        gradients.append({name: operand.grad for name, operand in operands.items()})
+    both, one = gradients
+    assert one[frozen] is None
+    (trained,) = {"x", "weight"} - {frozen}
+    assert torch.equal(one[trained], both[trained]) and float(one[trained].abs().max()) > 0
+    assert computed == [[True, True, False], [frozen != "x", frozen != "weight", False]]  # nothing in vain
+
+
+def test_a_layer_with_frozen_weights_trains_what_is_before_it() -> None:
+    layer = BinaryConv2d(32, 8, 3)
+    layer.xnor = True
+    layer.weight.requires_grad_(False)
+    x = torch.randn(2, 32, 4, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    layer(binarize_activation(x)).sum().backward()
+    assert x.grad is not None and float(x.grad.abs().max()) > 0 and layer.weight.grad is None

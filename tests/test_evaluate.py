@@ -8,7 +8,7 @@ import bcdnet
 from bcdnet.checkpoint import CheckpointError
 from bcdnet.data import DataError, Dataset, Preprocess
 from bcdnet.data.dataset import ArrayImages
-from bcdnet.evaluate import class_names, evaluate, wilson_interval
+from bcdnet.evaluate import Tally, class_names, evaluate, wilson_interval
 
 PLAIN = Preprocess((4, 4), 1, mean=(0.0,), std=(1.0,))
 
@@ -97,3 +97,23 @@ def test_two_classes_have_f1_and_the_area_under_the_roc_curve() -> None:
     one = evaluate(model, dataset([0.4], [1], ["good", "bad"]))
     assert one.f1 == 100 and one.auc is None
     assert evaluate(brightness_classifier(list("abc")), dataset([0.1], [1], list("abc"))).f1 is None
+
+
+def test_a_tally_of_shares_adds_up_to_the_whole() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(7, 2, generator=generator), np.array([0, 1, 1, 0, 1, 0, 0])
+    ours = torch.tensor([1, 0])  # the network's order is the other one
+    whole, *shares = (Tally(labels, ours, 2) for _ in range(3))
+    whole.add(torch.arange(7), logits)
+    for process, share in enumerate(shares):
+        share.add(torch.arange(process, 7, 2), logits[process::2])
+    first, second = shares
+    first.seen += second.seen
+    one, other = whole.result(), first.result()
+    assert one.metrics() == other.metrics() and one.metrics().keys() == {"top1", "top5", "n", "ci95", "f1", "auc"}
+    assert one.predictions.tolist() == other.predictions.tolist() == logits.argmax(1).tolist()
+    np.testing.assert_allclose(one.scores, (logits[:, 0] - logits[:, 1]).numpy(), rtol=1e-6)
+    assert one.top1 == pytest.approx(100 * np.mean(1 - logits.argmax(1).numpy() == labels))
+    three = Tally(labels, torch.arange(2), 3)
+    three.add(torch.arange(7), torch.randn(7, 3, generator=generator))
+    assert three.result().metrics().keys() == {"top1", "top5", "n", "ci95"} and three.result().scores is None

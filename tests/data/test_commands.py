@@ -64,6 +64,20 @@ def test_a_sound_set(elpv: Path, sources, run) -> None:
     }
     status, out, _ = run("check", "elpv", elpv)
     assert status == 0 and "functional (6)" in out and "can all be read" in out
+    assert "train: 6 each.\n" in out and "test: 2 each.\n" in out
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        ({"a": 6000, "b": 6000}, "6,000 each"),
+        ({"a": 1000, "b": 2}, "a 1,000, b 2"),
+        ({"a": 3, "b": 1, "c": 3, "d": 0, "e": 3}, "3 each, but b 1, d 0"),
+        ({"only": 1}, "1 each"),
+    ],
+)
+def test_images_by_class_in_few_words(classes: dict[str, int], words: str) -> None:
+    assert cli._counts(classes) == words
 
 
 def test_counts_that_are_not_the_official_ones(cub: Path, run) -> None:
@@ -77,6 +91,8 @@ def test_counts_that_are_not_the_official_ones(cub: Path, run) -> None:
         "test: there are 3 images, officially 5,794.",
     ]
     assert report["splits"]["test"]["classes"] == {"Black footed Albatross": 1, "Laysan Albatross": 2}
+    _, out, _ = run("check", "cub-200-2011", cub)
+    assert "train: 1 each.\ntest: Black footed Albatross 1, Laysan Albatross 2.\n" in out
 
 
 def test_missing_and_unreadable_images(elpv: Path, sources) -> None:
