@@ -116,6 +116,7 @@ def accuracy_cost_scatter(
                     "array": rows.high - rows.top1,
                     "arrayminus": rows.top1 - rows.low,
                     "thickness": 1.5,
+                    "color": INK,
                     "visible": bool(rows.low.notna().any()),
                 },
                 customdata=rows[["precision", "source", "name"]].to_numpy(),

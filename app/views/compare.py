@@ -122,7 +122,7 @@ def _code(logits: Logits, images: ImageSet, n: int, orders: Mapping[str, NDArray
 # -- accuracy ---------------------------------------------------------------------------------------------------------
 
 
-def _accuracy(result: Comparison, code: str) -> None:
+def _accuracy(result: Comparison, alone: bool, code: str) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         figure.show(
@@ -135,7 +135,8 @@ def _accuracy(result: Comparison, code: str) -> None:
         )
     with right:
         if not len(result.mcnemar):
-            st.caption("Put another model beside this one in the sidebar to see which of their differences are luck.")
+            if alone:
+                st.caption("Put another model beside this one in the sidebar to see which differences are luck.")
             return
         st.markdown("**Are the differences more than luck?**")
         same = [result.agreement.loc[a, b] for a, b in result.mcnemar[["model_a", "model_b"]].to_numpy()]
@@ -300,6 +301,7 @@ def _gallery(table: pd.DataFrame, logits: Logits, orders: Mapping[str, NDArray[n
         else "To see why a model gives an answer, upload the image as the picture of the sidebar."
     )
     st.caption((divided if len(titles) > 1 else f"{len(table):,} images. ") + why)
+    st.markdown(" &emsp; ".join(f"**{k}** {title}" for k, title in enumerate(titles, start=1)))
     odds = {title: softmax(logits[title], axis=1) for title in titles}
     with st.container(horizontal=True):
         for row in table.iloc[_PAGE * (page - 1) : _PAGE * page].to_dict("records"):
@@ -326,11 +328,12 @@ def _card(
     label = names[int(row["label"])] if "label" in row else ""
     with st.container(border=True, width=190, gap="xxsmall"):
         st.image(selection.as_url(shown), alt=f"Image {index}" + (f", {label}" if label else ""))
-        st.caption(f"№ {index}" + (f" · **{label}**" if label else "") + f" · {row['divergence']:.2f} bit")
-        for k, (title, values) in enumerate(odds.items()):
+        divided = f" · {row['divergence']:.2f} bit" if len(odds) > 1 else ""
+        st.caption(f"№ {index}" + (f" · **{label}**" if label else "") + divided)
+        for k, (title, values) in enumerate(odds.items(), start=1):
             best = int(values[index].argmax())
             right = "label" not in row or best == int(row["label"])
-            text = f"{names[best]} {values[index, best]:.0%}"
+            text = f"{k} · {names[best]} {values[index, best]:.0%}"
             icon = ":material/help:" if "label" not in row else ":material/check:" if right else ":material/close:"
             clicked = st.button(
                 text,
@@ -406,7 +409,7 @@ def _results(logits: Logits, orders: Mapping[str, NDArray[np.int64]], images: Im
     result = cache.remember(
         _kept("comparison", logits, images, n), lambda: comparison.compare(logits, labels, models[0].classes)
     )
-    _accuracy(result, code)
+    _accuracy(result, len(orders) == 1, code)
     state.valid("compare_view", list(_VIEWS), "gallery")
     view = st.segmented_control(
         "Look at", list(_VIEWS), format_func=_VIEWS.__getitem__, key="compare_view", required=True,
