@@ -3,6 +3,7 @@
 # make lint      style and types only
 # make bench     times kernels and networks beside other runtimes, about half an hour; QUICK=1 for a few minutes
 # make sanitize  mutated files, odd inputs and the kernels' tests under GCC's sanitizers; some minutes
+# make screenshots  takes the pictures of docs/views.md; needs Chromium
 # make zoo       retrains the shipped checkpoints; goes on where it was stopped
 #
 # Variables: PYTHON (3.11 or newer), VENV, PORT, CHECKPOINTS (a folder of checkpoints to show instead of
@@ -17,7 +18,7 @@ PYTEST_ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: app test lint bench sanitize zoo
+.PHONY: app test lint bench sanitize screenshots zoo
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.ready
@@ -47,6 +48,9 @@ sanitize: $(VENV)/.ready-dev
 	  tests/robustness/test_mutated_files.py tests/robustness/test_odd_inputs.py tests/kernels \
 	  $(addprefix tests/test_engine.py::,test_every_layer_is_its_reference_bit_for_bit \
 	    test_eight_callers_get_the_serial_results test_engines_come_and_go_while_others_work) $(PYTEST_ARGS)
+
+screenshots: $(VENV)/.ready-dev
+	PYTHONPATH=tests $(VENV)/bin/python -m browser.screenshots
 
 zoo: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m bcdnet.training.zoo

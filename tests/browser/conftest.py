@@ -1,46 +1,18 @@
 """One server with the shipped models for each file of tests, one browser, and for each test a fresh profile."""
 
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 
 import pytest
-from browser.dashboard import FLAGS, ROOT, Visit, chromium, local
+from browser.dashboard import FLAGS, Visit, chromium, local, serving
 from playwright.sync_api import Browser, sync_playwright
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """The real server with the shipped models, on a free port."""
+    """The server's address."""
     chromium()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py"]
-    server = subprocess.Popen(
-        [*command, "--server.port", str(port), "--server.address", "127.0.0.1"],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1) as reply:
-                    assert reply.read() == b"ok"
-                break
-            except OSError:
-                assert server.poll() is None and time.monotonic() < deadline, "the server did not start"
-                time.sleep(0.2)
+    with serving() as address:
         yield address
-    finally:
-        server.terminate()
-        server.wait(20)
 
 
 @pytest.fixture(scope="module")

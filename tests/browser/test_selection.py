@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 pytestmark = pytest.mark.browser
 
+#: What other programs on the machine may slow an answer down by.
+SLACK = 3
 #: Pages on which a token is chosen.
 TOKENS = ("Sampling patterns", "Receptive fields", "Branch ledger")
 
@@ -176,3 +178,26 @@ def test_what_is_no_checkpoint_is_told_in_one_sentence(visit: Visit) -> None:
     visit.page.get_by_test_id("stMain").locator("input[type=file]").first.set_input_files(bad)
     expect(visit.page.get_by_test_id("stAlertContentError")).to_contain_text("bad.safetensors")
     assert visit.page.get_by_test_id("stException").count() == 0
+
+
+def test_slow_work_tells_its_cost_goes_on_beside_the_page_and_is_cancelled_within_a_second(visit: Visit) -> None:
+    page = visit.page
+    visit.go("Compare variants")
+    visit.ready("Compare variants")
+    visit.settled()
+    page.get_by_role("radio", name="all 10,000").click()
+    expect(page.get_by_text(re.compile(r"forward passes, about \d+ (s|min) on this machine"))).to_be_visible()
+    page.get_by_role("button", name="Compute it").click()
+    cancel = page.get_by_role("button", name="Cancel")
+    expect(cancel).to_be_visible()
+    expect(page.get_by_text(re.compile(r"\d+ of 10,000, .* left"))).to_be_visible()
+    # The page is alive meanwhile: another picture comes up, and the work goes on.
+    number = page.get_by_label("Number", exact=True)
+    number.fill("23")
+    number.press("Enter")
+    expect(page).to_have_url(re.compile("image=23"))
+    expect(cancel).to_be_visible()
+    cancel.click()
+    expect(page.get_by_text("Cancelled; nothing was kept.")).to_be_visible(timeout=1_000 * SLACK)
+    visit.settled()
+    visit.fine()
