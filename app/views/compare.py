@@ -25,6 +25,8 @@ Logits = dict[str, NDArray[np.float64]]
 _SIZES, _UNASKED = (500, 2000, 10_000), 30.0
 #: Images on one page of the gallery, and the side of their thumbnails in pixels.
 _PAGE, _SIDE = 12, 112
+#: Width of what stands side by side where there is room, in pixels.
+_HALF = 450
 _VIEWS = {"gallery": "Where they part", "classes": "Class by class", "calibration": "Calibration"}
 
 models = selection.models()
@@ -123,40 +125,37 @@ def _code(logits: Logits, images: ImageSet, n: int, orders: Mapping[str, NDArray
 
 
 def _accuracy(result: Comparison, alone: bool, code: str) -> None:
-    left, right = st.columns(2, gap="large")
-    with left:
-        figure.show(
-            figures.accuracy_whiskers(result.accuracy, ids),
-            "accuracy",
-            "Top-1 accuracy with 95 % confidence intervals: "
-            + ", ".join(f"{title} {row.top1:.1f} %" for title, row in result.accuracy.iterrows()),
-            result.accuracy.reset_index(),
-            code + "figure = figures.accuracy_whiskers(compare(logits, labels, classes).accuracy, ids)\n",
-        )
-    with right:
-        if not len(result.mcnemar):
-            if alone:
-                st.caption("Put another model beside this one in the sidebar to see which differences are luck.")
-            return
-        st.markdown("**Are the differences more than luck?**")
-        same = [result.agreement.loc[a, b] for a, b in result.mcnemar[["model_a", "model_b"]].to_numpy()]
-        st.dataframe(
-            result.mcnemar.assign(same=same),
-            hide_index=True,
-            column_config={
-                "model_a": "Model A",
-                "model_b": "Model B",
-                "only_a": st.column_config.NumberColumn("only A right", help="Images that A gets right, B does not."),
-                "only_b": st.column_config.NumberColumn("only B right", help="Images that B gets right, A does not."),
-                "difference": st.column_config.NumberColumn("A − B", format="%+.2f %%", help="Difference of top-1."),
-                "p": st.column_config.NumberColumn("p", format="%.3g", help="Exact McNemar test: the chance of so "
-                                                   "uneven a split if both were equally good."),
-                "p_holm": st.column_config.NumberColumn("p, all pairs", format="%.3g", help="Holm's correction for "
-                                                        "looking at several pairs at once."),
-                "same": st.column_config.NumberColumn("same answer", format="%.1f %%", help="Right or wrong alike."),
-            },
-            alt="Pairwise differences of the models, with exact McNemar tests",
-        )  # fmt: skip
+    figure.show(
+        figures.accuracy_whiskers(result.accuracy, ids),
+        "accuracy",
+        "Top-1 accuracy with 95 % confidence intervals: "
+        + ", ".join(f"{title} {row.top1:.1f} %" for title, row in result.accuracy.iterrows()),
+        result.accuracy.reset_index(),
+        code + "figure = figures.accuracy_whiskers(compare(logits, labels, classes).accuracy, ids)\n",
+    )
+    if alone:
+        st.caption("Put another model beside this one in the sidebar to see which differences are luck.")
+    if not len(result.mcnemar):
+        return
+    st.markdown("**Are the differences more than luck?**")
+    same = [result.agreement.loc[a, b] for a, b in result.mcnemar[["model_a", "model_b"]].to_numpy()]
+    st.dataframe(
+        result.mcnemar.assign(same=same),
+        hide_index=True,
+        column_config={
+            "model_a": "Model A",
+            "model_b": "Model B",
+            "only_a": st.column_config.NumberColumn("only A right", help="Images that A gets right, B does not."),
+            "only_b": st.column_config.NumberColumn("only B right", help="Images that B gets right, A does not."),
+            "difference": st.column_config.NumberColumn("A − B", format="%+.2f %%", help="Difference of top-1."),
+            "p": st.column_config.NumberColumn("p", format="%.3g", help="Exact McNemar test: the chance of so uneven "
+                                               "a split if both were equally good."),
+            "p_holm": st.column_config.NumberColumn("p, all pairs", format="%.3g", help="Holm's correction for "
+                                                    "looking at several pairs at once."),
+            "same": st.column_config.NumberColumn("same answer", format="%.1f %%", help="Right or wrong alike."),
+        },
+        alt="Pairwise differences of the models, with exact McNemar tests",
+    )  # fmt: skip
 
 
 def _cards() -> None:
@@ -182,8 +181,8 @@ def _cards() -> None:
 
 
 def _classes(result: Comparison, code: str) -> None:
-    left, right = st.columns(2, gap="large")
-    with left:
+    row = st.container(horizontal=True)  # in a narrow window one below the other
+    with row.container(width=_HALF):
         st.markdown("**Hardest class on top**")
         figure.show(
             figures.per_class_dots(result.per_class, ids),
@@ -192,7 +191,7 @@ def _classes(result: Comparison, code: str) -> None:
             result.per_class,
             code + "figure = figures.per_class_dots(compare(logits, labels, classes).per_class, ids)\n",
         )
-    with right:
+    with row.container(width=_HALF):
         titles = list(result.confusion)
         state.valid("confused", titles, titles[0])
         title = st.selectbox(
@@ -214,41 +213,37 @@ def _classes(result: Comparison, code: str) -> None:
 def _calibration(logits: Logits, labels: NDArray[np.int64], images: ImageSet, n: int, code: str) -> None:
     options = [5, 10, 15, 20, 30]
     state.valid("bins", options, 15)
-    left, right = st.columns([3, 2], gap="large")
-    with right:
-        bins = st.select_slider(
-            "Bins", options, key="bins", on_change=state.remember,
-            help="Images are put together by how sure the model is, in so many bins of equal width.",
-        )  # fmt: skip
-        found = {title: _calibrated(title, values, labels, images, n, bins) for title, values in logits.items()}
-        st.dataframe(
-            pd.DataFrame([{"model": title, "ece": c.ece, "low": c.low, "high": c.high} for title, c in found.items()]),
-            hide_index=True,
-            column_config={
-                "model": "Model",
-                "ece": st.column_config.NumberColumn("ECE (%)", format="%.2f", help="Expected calibration error: how "
-                                                     "far confidence and accuracy are apart, on average over images."),
-                "low": st.column_config.NumberColumn("from", format="%.2f", help="95 % interval: basic bootstrap over "
-                                                     "the images, 1,000 draws."),
-                "high": st.column_config.NumberColumn("to", format="%.2f", help="95 % interval: basic bootstrap over "
-                                                      "the images, 1,000 draws."),
-            },
-            alt="Expected calibration error of every model with its interval",
-        )  # fmt: skip
-        st.caption(
-            f"ECE is the mean over images of |accuracy − confidence| of their bin, {bins} bins of equal width. Few "
-            "images make it too large by chance, which the interval allows for: it may end below it."
-        )
-    with left:
-        figure.show(
-            figures.reliability_diagram(found, ids),
-            "reliability",
-            "How often each model is right by how sure it is: "
-            + ", ".join(f"{title} is {c.ece:.1f} % off on average" for title, c in found.items()),
-            pd.concat([c.table.assign(model=title) for title, c in found.items()]),
-            code + f"found = {{title: calibration(values, labels, {bins}) for title, values in logits.items()}}\n"
-            "figure = figures.reliability_diagram(found, ids)\n",
-        )
+    bins = st.select_slider(
+        "Bins", options, key="bins", on_change=state.remember, width=_HALF,
+        help="Images are put together by how sure the model is, in so many bins of equal width.",
+    )  # fmt: skip
+    found = {title: _calibrated(title, values, labels, images, n, bins) for title, values in logits.items()}
+    figure.show(
+        figures.reliability_diagram(found, ids),
+        "reliability",
+        "How often each model is right by how sure it is: "
+        + ", ".join(f"{title} is {c.ece:.1f} % off on average" for title, c in found.items()),
+        pd.concat([c.table.assign(model=title) for title, c in found.items()]),
+        code + f"found = {{title: calibration(values, labels, {bins}) for title, values in logits.items()}}\n"
+        "figure = figures.reliability_diagram(found, ids)\n",
+    )
+    interval = "95 % interval: basic bootstrap over the images, 1,000 draws."
+    st.dataframe(
+        pd.DataFrame([{"model": title, "ece": c.ece, "low": c.low, "high": c.high} for title, c in found.items()]),
+        hide_index=True,
+        column_config={
+            "model": "Model",
+            "ece": st.column_config.NumberColumn("ECE (%)", format="%.2f", help="Expected calibration error: how far "
+                                                 "confidence and accuracy are apart, on average over images."),
+            "low": st.column_config.NumberColumn("from", format="%.2f", help=interval),
+            "high": st.column_config.NumberColumn("to", format="%.2f", help=interval),
+        },
+        alt="Expected calibration error of every model with its interval",
+    )  # fmt: skip
+    st.caption(
+        f"ECE is the mean over images of |accuracy − confidence| of their bin, {bins} bins of equal width. Few images "
+        "make it too large by chance, which the interval allows for: it may end below it."
+    )
 
 
 def _calibrated(

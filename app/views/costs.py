@@ -33,6 +33,8 @@ _CHART = "figure-accuracy-cost"
 
 #: Where designs begin, and how far they may go: what is counted layer by layer must end soon.
 _BASE, _MOST_UNITS, _MOST_CHANNELS = "bcdnet_a", 64, 4096
+#: Width of a control of the designer in pixels: four in a row, or two where the window is narrow.
+_FIELD = 205
 
 models = selection.offered()
 points = cache.scatter_points(tuple(models))
@@ -307,105 +309,109 @@ def _design() -> tuple[str, dict[str, Any]] | None:
     """Controls for a network of one's own: where it starts from and what is changed; None if there is no such one."""
     variants = cache.variants()
     state.valid("base", list(variants), _BASE)
-    with st.container(border=True):
-        columns = list(st.columns(4))
-        name = columns[0].selectbox(
-            "Start from", list(variants), key="base", on_change=_start_over, help="A row of the table of variants."
-        )
-        changes, problem = _changes(name, variants[name], columns)
-        try:
-            if problem:
-                raise ValueError(problem)
-            cache.custom_cost(cache.configured(name, changes))
-        except ValueError as error:
-            st.error(f"There is no such network: {error}")
-            return None
+    with st.container(border=True, horizontal=True, vertical_alignment="bottom"):
+        name = st.selectbox(
+            "Start from", list(variants), key="base", on_change=_start_over, width=_FIELD,
+            help="A row of the table of variants.",
+        )  # fmt: skip
+        changes, problem = _changes(variants[name])
+    try:
+        if problem:
+            raise ValueError(problem)
+        cache.custom_cost(cache.configured(name, changes))
+    except ValueError as error:
+        st.error(f"There is no such network: {error}")
+        return None
     return name, changes
 
 
-def _changes(name: str, base: cache.Config, columns: list[Any]) -> tuple[dict[str, Any], str]:
+def _choose(label: str, field: str, options: list[Any], default: Any, help: str, disabled: bool = False) -> Any:
+    key = f"design_{field}"
+    state.valid(key, options, default)
+    return st.selectbox(
+        label, options, key=key, on_change=state.remember, help=help, disabled=disabled, width=_FIELD
+    )  # fmt: skip
+
+
+def _count(label: str, field: str, most: range, default: int, help: str, disabled: bool = False) -> int:
+    key = f"design_{field}"
+    state.valid(key, most, default)
+    return int(
+        st.number_input(
+            label, most[0], most[-1], key=key, on_change=state.remember, help=help, disabled=disabled, width=_FIELD
+        )
+    )
+
+
+def _changes(base: cache.Config) -> tuple[dict[str, Any], str]:
     """What the controls ask for, and a sentence on what cannot be read."""
     changes: dict[str, Any] = {}
-
-    def choose(place: Any, label: str, field: str, options: list[Any], default: Any, help: str, **more: Any) -> Any:
-        key = f"design_{field}"
-        state.valid(key, options, default)
-        return place.selectbox(label, options, key=key, on_change=state.remember, help=help, **more)
-
-    def count(place: Any, label: str, field: str, low: int, high: int, default: int, help: str, **more: Any) -> int:
-        key = f"design_{field}"
-        state.valid(key, range(low, high + 1), default)
-        return int(place.number_input(label, low, high, key=key, on_change=state.remember, help=help, **more))
-
-    def row(place: Any, label: str, field: str, default: tuple[int, ...], help: str) -> str:
-        key = f"design_{field}"
-        state.text(key, ", ".join(map(str, default)))
-        return str(place.text_input(label, key=key, on_change=state.remember, help=help))
-
-    changes["precision"] = choose(
-        columns[1], "Bits of weights / activations", "precision", ["1/1", "32/1", "1/32", "32/32"], base.precision,
+    changes["precision"] = _choose(
+        "Bits of weights / activations", "precision", ["1/1", "32/1", "1/32", "32/32"], base.precision,
         "1/1 is the binary network, 32/1 is training step 1, 32/32 the real-valued twin.",
     )  # fmt: skip
-    side = count(columns[2], "Image side (pixels)", "side", 8, 512, base.image_size[0], "Pictures are square here.")
+    side = _count("Image side (pixels)", "side", range(8, 513), base.image_size[0], "Pictures are square here.")
     changes["image_size"] = (side, side)
-    changes["num_classes"] = count(
-        columns[3], "Classes", "classes", 2, 22000, base.num_classes, "Outputs of the linear layer."
+    changes["num_classes"] = _count(
+        "Classes", "classes", range(2, 22_001), base.num_classes, "Outputs of the linear layer."
     )
     widths = sorted({k / 8 for k in range(1, 17)} | {3.0, 4.0, float(base.width)})
-    changes["width"] = choose(
-        columns[0], "Width", "width", widths, float(base.width), "Multiplier on every channel count."
-    )
+    changes["width"] = _choose("Width", "width", widths, float(base.width), "Multiplier on every channel count.")
+    if base.family == "mixer":
+        return changes, ""
     problem = ""
-    if base.family != "mixer":
-        fields = {
-            "blocks": ("Blocks per stage", "Convolution blocks of each stage, before any gives way to MLPs."),
-            "channels": ("Channels per stage", "Before the width; a mobile network keeps or doubles them."),
-            "strides": ("Strides", "1 keeps a stage's map, 2 halves it."),
-        }
-        for place, (field, (label, help_)) in zip(columns[1:], fields.items(), strict=True):
-            try:
-                changes[field] = _numbers(row(place, label, field, getattr(base, field), help_), label)
-            except ValueError as error:
-                problem = problem or str(error)
-        if sum(changes.get("blocks", ())) > _MOST_UNITS:
-            problem = problem or f"there may be {_MOST_UNITS} blocks at most."
-        if max(changes.get("channels", (1,))) > _MOST_CHANNELS:
-            problem = problem or f"there may be {_MOST_CHANNELS} channels at most."
-        _mlps(base, changes, columns, choose, count)
-    return changes, problem
+    for field, label, help_ in (
+        ("blocks", "Blocks per stage", "Convolution blocks of each stage, before any gives way to MLPs."),
+        ("channels", "Channels per stage", "Before the width; a mobile network keeps or doubles them."),
+        ("strides", "Strides", "1 keeps a stage's map, 2 halves it."),
+    ):
+        key = f"design_{field}"
+        state.text(key, ", ".join(map(str, getattr(base, field))))
+        text = st.text_input(label, key=key, on_change=state.remember, help=help_, width=_FIELD)
+        try:
+            changes[field] = _numbers(text, label)
+        except ValueError as error:
+            problem = problem or str(error)
+    if sum(changes.get("blocks", ())) > _MOST_UNITS:
+        problem = problem or f"there may be {_MOST_UNITS} blocks at most."
+    if max(changes.get("channels", (1,))) > _MOST_CHANNELS:
+        problem = problem or f"there may be {_MOST_CHANNELS} channels at most."
+    return changes | _mlps(base, len(changes.get("blocks", base.blocks))), problem
 
 
-def _mlps(base: cache.Config, changes: dict[str, Any], columns: list[Any], choose: Any, count: Any) -> None:
-    """Controls for what takes the place of convolutions, added to ``changes``."""
+def _mlps(base: cache.Config, stages: int) -> dict[str, Any]:
+    """Controls for what takes the place of convolutions."""
+    changes: dict[str, Any] = {}
     if base.family == "mobile":
-        changes["mlp_groups"] = count(
-            columns[0], "Blocks that are MLPs", "groups", 0, _MOST_UNITS, base.mlp_groups,
+        changes["mlp_groups"] = _count(
+            "Blocks that are MLPs", "groups", range(_MOST_UNITS + 1), base.mlp_groups,
             "How many of the last convolution blocks give way to a group of MLPs and one pointwise unit.",
         )  # fmt: skip
     else:
-        stages = list(range(1, len(changes.get("blocks", base.blocks)) + 1))
-        state.several("design_stages", list(map(str, stages)), map(str, base.mlp_stages), len(stages))
-        chosen = columns[0].multiselect(
-            "Stages of MLPs", list(map(str, stages)), key="design_stages", on_change=state.remember,
-            placeholder="none", help="Stages whose stride-1 convolutions give way to MLPs (the paper's Table 4).",
+        numbers = [str(stage) for stage in range(1, stages + 1)]
+        state.several("design_stages", numbers, map(str, base.mlp_stages), stages)
+        chosen = st.multiselect(
+            "Stages of MLPs", numbers, key="design_stages", on_change=state.remember, placeholder="none", width=_FIELD,
+            help="Stages whose stride-1 convolutions give way to MLPs (the paper's Table 4).",
         )  # fmt: skip
         changes["mlp_stages"] = tuple(sorted(map(int, chosen)))
-    without = not (changes.get("mlp_groups") or changes.get("mlp_stages"))
-    changes["mlps_per_conv"] = count(
-        columns[1], "MLPs for one convolution", "per_conv", 1, 6, base.mlps_per_conv,
-        "Three have about as many operations as one 3×3 convolution (the paper's Table 5).", disabled=without,
+    without = not any(changes.values())
+    changes["mlps_per_conv"] = _count(
+        "MLPs for one convolution", "per_conv", range(1, 7), base.mlps_per_conv,
+        "Three have about as many operations as one 3×3 convolution (the paper's Table 5).", without,
     )  # fmt: skip
     kinds = ["P", "S", "L", "PS", "PL", "SL", "PSL", "PSS", "PLL", "PPP"]
-    changes["branches"] = choose(
-        columns[2], "Branches", "branches", kinds, base.branches,
-        "Point, short and long range: the tokens each MLP reads (the paper's Table 6).", disabled=without,
+    changes["branches"] = _choose(
+        "Branches", "branches", kinds, base.branches,
+        "Point, short and long range: the tokens each MLP reads (the paper's Table 6).", without,
     )  # fmt: skip
     state.valid("design_embedding", [True, False], base.embedding_ratio is not None)
-    embedded = columns[3].toggle(
+    embedded = st.toggle(
         "Context embedding", key="design_embedding", on_change=state.remember,
         help="Thresholds that follow the picture, as in BCDNet-B.",
     )  # fmt: skip
     changes["embedding_ratio"] = (base.embedding_ratio or 4) if embedded else None
+    return changes
 
 
 def _costs(name: str, changes: dict[str, Any]) -> None:
@@ -609,5 +615,7 @@ words.misleads(
     "one architecture take equally long: what differs between theirs is how busy the machine was.",
     "Works count differently. Before two published numbers are compared, look whether both count element-wise work.",
     "Quoted accuracies were not measured again here.",
-    "The cost of a configured variant is certain; whether it can be trained to be accurate is not.",
+    "The cost of a network of your own design is certain; whether it can be trained to be accurate is not.",
+    "Its time is an estimate, for the machine that is named and one image on one thread. It was fitted to layers at "
+    "224 pixels and checked on few networks, all relatives of those here: far from them it may be further off.",
 )

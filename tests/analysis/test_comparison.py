@@ -210,6 +210,19 @@ def test_predict_set_and_top_k_agree_and_keep_the_mode():
     assert predict_set(model, []).shape == (0, 3)
 
 
+def test_a_cancelled_prediction_leaves_the_model_as_it_was():
+    model = tiny().train()
+
+    def cancel(done, total):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        predict_set(model, [torch.zeros(2, 1, 28, 28)] * 3, cancel)
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
 @pytest.mark.parametrize(
     ("logits", "labels", "sentence"),
     [

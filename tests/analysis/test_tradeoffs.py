@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from nets import TINY
 
 from analysis.tradeoffs import (
@@ -266,6 +267,12 @@ def test_the_fit_finds_what_made_the_times_and_says_how_far_others_are_off():
     work = latency_work(get_config("bcdnet_a", width=0.5))
     assert estimate.sum() == pytest.approx((work * pd.Series(NS)).sum().sum() / 1e6)
     assert estimate.index.tolist() == work.index.tolist()
+
+
+def test_estimates_draw_nothing_from_the_global_generator():
+    before = torch.random.get_rng_state()
+    latency_work(get_config("bcdnet_b", width=0.25))
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_times_of_two_machines_are_not_fitted_together():
