@@ -28,6 +28,8 @@ _SETS = {
     "fashion-mnist": "Fashion-MNIST, measured",
     "elpv": "Solar cells, measured",
 }
+#: What a drag over the chart does -> what one picks by; Streamlit takes a click for a choice only where a drag is none.
+_BRUSHES = {"select": "box", "lasso": "lasso", "pan": "click"}
 #: The chart's key, under which its selection comes back.
 _CHART = "figure-accuracy-cost"
 
@@ -35,6 +37,8 @@ _CHART = "figure-accuracy-cost"
 _BASE, _MOST_UNITS, _MOST_CHANNELS = "bcdnet_a", 64, 4096
 #: Width of a control of the designer in pixels: four in a row, or two where the window is narrow.
 _FIELD = 205
+#: And of a number that it gives.
+_CARD = 218
 
 models = selection.offered()
 points = cache.scatter_points(tuple(models))
@@ -85,11 +89,10 @@ def _chart(design: tuple[str, dict[str, Any]] | None) -> None:
             "My design", key="cost_mine", disabled=unknown, on_change=state.remember,
             help="Draw the cost of the network designed below as a line; its accuracy is not known.",
         )  # fmt: skip
-        state.valid("brush", ["select", "lasso"], "select")
+        state.valid("brush", list(_BRUSHES), "select")
         brush = st.segmented_control(
-            "Dragging draws", ["select", "lasso"], format_func={"select": "a box", "lasso": "a lasso"}.__getitem__,
-            key="brush", required=True, on_change=state.remember,
-            help="What dragging over the chart draws; the points inside stand out, there and in the table.",
+            "Pick by", list(_BRUSHES), format_func=_BRUSHES.__getitem__, key="brush", required=True,
+            on_change=state.remember, help="What picks points of the chart; they stand out there and in the table.",
         )  # fmt: skip
     shown, values = _with_cost(shown, here, axis)
     picked = state.several("picked", list(shown.name), (), len(shown))
@@ -241,10 +244,10 @@ def _table(shown: pd.DataFrame, axis: str, picked: list[str], log: bool) -> None
         placeholder="–",
         alt=f"The networks of the chart with {_AXES[axis]}, accuracy and where each number comes from",
     )
-    left, right = st.columns([5, 1], vertical_alignment="center")
-    left.caption("Drag over the chart, click a point, or tick rows: what you pick stands out in both.")
-    if picked:
-        right.button("Pick none", on_click=_unpick, width="stretch", help="Let all points stand out again.")
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.caption("Pick points of the chart, or rows: they stand out in both.", width="content")
+        if picked:
+            st.button("Pick none", on_click=_unpick, help="Let all points stand out again.")
 
 
 def _unpick() -> None:
@@ -421,26 +424,22 @@ def _costs(name: str, changes: dict[str, Any]) -> None:
     estimate, why = _estimate(config)
     times = (None if estimate is None else float(estimate.sum()), _total(base))
     words.badge("computed", "counted layer by layer, for one picture; nothing is trained")
-    columns = st.columns(3) + st.columns(3)
-    for column, (label, text, value, then, help_) in zip(
-        columns,
-        [
-            ("OPs", f"{cost.ops_full / 1e6:,.2f} M", cost.ops_full, before.ops_full,
-             "BOPs / 64 + FLOPs, convention full."),
-            ("OPs, conv+fc", f"{cost.ops_conv_fc / 1e6:,.2f} M", cost.ops_conv_fc, before.ops_conv_fc,
-             "The same without element-wise work: the bracket in the paper."),
-            ("BOPs", f"{cost.bops / 1e6:,.1f} M", cost.bops, before.bops, "Binary multiply-accumulates."),
-            ("Parameters", f"{cost.params / 1e6:,.2f} M", cost.params, before.params,
-             f"{cost.binary_params:,} of {cost.params:,} take one bit."),
-            ("Memory", f"{cost.megabytes:,.2f} MB", cost.megabytes, before.megabytes,
-             "Binary parameters at 1 bit, the others at 32."),
-            ("Estimated time", "–" if times[0] is None else f"{times[0]:,.2f} ms", *times, why),
-        ],
-        strict=True,
+    row = st.container(horizontal=True)
+    for label, text, value, then, help_ in (
+        ("OPs", f"{cost.ops_full / 1e6:,.2f} M", cost.ops_full, before.ops_full,
+         "BOPs / 64 + FLOPs, convention full."),
+        ("OPs, conv+fc", f"{cost.ops_conv_fc / 1e6:,.2f} M", cost.ops_conv_fc, before.ops_conv_fc,
+         "The same without element-wise work: the bracket in the paper."),
+        ("BOPs", f"{cost.bops / 1e6:,.1f} M", cost.bops, before.bops, "Binary multiply-accumulates."),
+        ("Parameters", f"{cost.params / 1e6:,.2f} M", cost.params, before.params,
+         f"{cost.binary_params:,} of {cost.params:,} take one bit."),
+        ("Memory", f"{cost.megabytes:,.2f} MB", cost.megabytes, before.megabytes,
+         "Binary parameters at 1 bit, the others at 32."),
+        ("Estimated time", "–" if times[0] is None else f"{times[0]:,.2f} ms", *times, why),
     ):  # fmt: skip
         # Beside the start, unless it is the start.
         change = f"{100 * (value / then - 1):+.1f} %" if value and then and value != then else None
-        column.metric(label, text, change, delta_color="inverse", help=help_, border=True)
+        row.metric(label, text, change, delta_color="inverse", help=help_, border=True, width=_CARD)
     if estimate is None:
         st.caption(f":material/timer_off: No time is estimated: {why}")
     else:
