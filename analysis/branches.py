@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from analysis.binarization import CHUNK
 from analysis.comparison import Progress, mcnemar_exact
-from analysis.sampling import branch_labels, check_location
+from analysis.sampling import branch_labels, check_location, stays_inside
 from bcdnet.evaluate import evaluating, wilson_interval
 from bcdnet.layers import BinaryConv2d, BinaryMLP, ResidualUnit, branch_offsets, sample_tokens
 from bcdnet.model import Network
@@ -563,13 +563,8 @@ def _unwrapping(kind: str, long_range: int | str) -> Callable[[nn.Module, tuple]
 
     def hook(module: nn.Module, given: tuple) -> tuple:
         (x,) = given
-        height, width = x.shape[-2:]
-        rows, cols = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
-        inside = [
-            ((rows + di >= 0) & (rows + di < height))[:, None] & (cols + dj >= 0) & (cols + dj < width)
-            for di, dj in branch_offsets(kind, height, width, long_range)
-        ]
-        return (x * torch.stack(inside).repeat_interleave(x.shape[1] // 4, 0),)
+        inside = torch.from_numpy(stays_inside(kind, x.shape[-2], x.shape[-1], long_range)).to(x.device)
+        return (x * inside.repeat_interleave(x.shape[1] // 4, 0),)
 
     return hook
 

@@ -185,6 +185,26 @@ def distinct_sources(sources: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def stays_inside(kind: str, height: int, width: int, long_range: int | str = "half") -> NDArray[np.bool_]:
+    """Where a branch of a binary MLP reads a token without going round the border.
+
+    Args:
+        kind: the branch's letter, "P", "S" or "L".
+        height, width: of the map in tokens.
+        long_range: distance in tokens, or "half".
+
+    Returns:
+        bool (4, H, W), one map for each channel quarter.
+    """
+    rows, cols = np.arange(height)[:, None], np.arange(width)
+    return np.stack(
+        [
+            (rows + di >= 0) & (rows + di < height) & (cols + dj >= 0) & (cols + dj < width)
+            for di, dj in branch_offsets(kind, height, width, long_range)
+        ]
+    )
+
+
 def reconstruct(x: NDArray, branch: str, long_range: int | str = "half") -> NDArray:
     """The reconstructed tokens of one branch (paper, Eq. 11-13), in numpy, for arrays of any type.
 
