@@ -13,7 +13,6 @@ A page asks a question of `analysis` with :func:`ask`; one that takes longer tha
 
 import copy
 import hashlib
-import itertools
 import json
 import os
 import threading
@@ -35,7 +34,7 @@ import bcdnet
 from analysis import attribution, binarization, comparison, receptive_field, sampling, tradeoffs
 from bcdnet import cost
 from bcdnet.checkpoint import CheckpointError, inspect
-from bcdnet.data import DataError, Dataset, ImageError, Preprocess, decode_image, open_dataset
+from bcdnet.data import SOURCES, DataError, Dataset, ImageError, Preprocess, Source, decode_image, open_dataset
 from bcdnet.files import assets_dir
 from bcdnet.model import Network, map_sizes
 from bcdnet.variants import VARIANTS, Config
@@ -70,6 +69,12 @@ class Model:
         return names if len(names) == self.config.num_classes else [str(n) for n in range(self.config.num_classes)]
 
     @property
+    def dataset(self) -> str:
+        """Name of the data set that it was trained for, Fashion-MNIST where the card names none that is known."""
+        name = self.card.get("dataset")
+        return name if isinstance(name, str) and name in SOURCES else DEFAULT_DATASET
+
+    @property
     def recipe(self) -> dict[str, Any]:
         """How it was trained, empty where the card does not say."""
         recipe = self.card.get("recipe")
@@ -91,13 +96,14 @@ class Model:
 class Picture:
     """A picture somebody looks at. ``key`` names it in caches; ``label`` is the true class, if known.
 
-    ``test_index`` is its number in the test set, None for an uploaded one.
+    ``dataset`` and ``test_index`` are a known data set and its number in that set's test split, None for others.
     """
 
     key: str
     image: Image.Image = field(compare=False)
     label: int | None = None
     notes: tuple[str, ...] = ()
+    dataset: str | None = None
     test_index: int | None = None
 
 
@@ -113,19 +119,23 @@ class Seen:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images to be asked about together, in an order of their own. ``key`` names the set in caches."""
+    """Images to be asked about together, in an order of their own. ``key`` names the set in caches.
+
+    ``test_of`` names the known data set whose test split it is, None for a reader's own.
+    """
 
     key: str
     title: str
     data: Dataset = field(hash=False, compare=False)
+    test_of: str | None = None
 
     def __len__(self) -> int:
         return len(self.data)
 
     def picture(self, index: int) -> Picture:
         """One image of the set; its ``label`` stays None unless the set is the networks' own test set."""
-        if self.key == TEST:
-            return test_picture(index)
+        if self.test_of is not None:
+            return test_picture(index, self.test_of)
         return Picture(f"{self.key}-{index}", self.data.images[index])
 
     def labels(self, model: Model) -> np.ndarray | None:
@@ -160,8 +170,8 @@ class First:
 
 #: Images of a batch.
 BATCH = 100
-#: Key of the networks' own test set.
-TEST = "test"
+#: The data set of models whose card names none.
+DEFAULT_DATASET = "fashion-mnist"
 
 #: How caches find models and pictures again.
 HASH: dict[str | type, Any] = {
@@ -357,20 +367,25 @@ def training_log(path: Path) -> pd.DataFrame:
 # -- pictures ---------------------------------------------------------------------------------------------------------
 
 
-@st.cache_resource(show_spinner=False)
-def test_set() -> Dataset | None:
-    """The 10,000 test images of Fashion-MNIST, if they are there."""
+@st.cache_resource(show_spinner=False, max_entries=8)
+def test_set(dataset: str = DEFAULT_DATASET) -> Dataset | None:
+    """The test images of a known data set, if they are there."""
     try:
-        return open_dataset("fashion-mnist")
+        return open_dataset(dataset)
     except DataError:
         return None
 
 
-def test_picture(index: int) -> Picture:
-    """One image of the test set."""
-    data = test_set()
+def test_picture(index: int, dataset: str = DEFAULT_DATASET) -> Picture:
+    """One image of a known data set's test split, which must be there."""
+    data = test_set(dataset)
     assert data is not None
-    return Picture(f"test-{index}", data.images[index], int(data.labels[index]), test_index=index)
+    return Picture(f"{dataset}-{index}", data.images[index], int(data.labels[index]), (), dataset, index)
+
+
+def dataset_source(dataset: str) -> Source:
+    """What is known of a data set: its title, and what somebody does who lacks it."""
+    return SOURCES[dataset]
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
@@ -402,7 +417,7 @@ def seen(model: Model, picture: Picture) -> Seen:
 
 @st.cache_resource(show_spinner=False, max_entries=8, hash_funcs=HASH)
 def _test_batch(model: Model, n: int) -> torch.Tensor:
-    data = test_set()
+    data = test_set(model.dataset)
     assert data is not None
     return next(data.batches(preprocess(model), n))[0]
 
@@ -743,32 +758,3 @@ def erf_seconds(model: Model, n: int, method: str) -> float:
     """Time that :func:`effective_receptive_field` takes on this machine, at most about."""
     images = receptive_field.passes(model.config.image_size, n, method)
     return (1 if method == "perturbation" else 3) * images * seconds_per_image(model)
-
-
-_BATCH = 100
-
-
-def logits_known(model: Model, n: int) -> bool:
-    """Whether :func:`test_logits` would answer at once."""
-    return known(("logits", model.key, n))
-
-
-def test_logits(model: Model, n: int, progress: Progress | None = None) -> np.ndarray:
-    """Logits (n, classes) of the first ``n`` test images, a multiple of 100."""
-
-    def compute() -> np.ndarray:
-        data = test_set()
-        assert data is not None
-        batches = itertools.islice(data.batches(preprocess(model), _BATCH), n // _BATCH)
-        return comparison.predict_set(private_copy(model), batches, progress, n)
-
-    return remember(("logits", model.key, n), compute)
-
-
-@st.cache_data(show_spinner=False, max_entries=32, hash_funcs=HASH)
-def compare(models: tuple[Model, ...], n: int) -> comparison.Comparison:
-    """See :func:`analysis.comparison.compare`, on the first ``n`` test images, by title of the model."""
-    data = test_set()
-    assert data is not None
-    logits = {model.title: test_logits(model, n) for model in models}
-    return comparison.compare(logits, data.labels[:n].tolist(), data.classes)

@@ -141,9 +141,9 @@ def timed(network: Network, isa: str, progress: Progress | None = None) -> deplo
         _measuring.release()
 
 
-def latency_known(model: Model, isa: str) -> bool:
-    """Whether :func:`latency` would answer at once."""
-    return cache.known(("latency", model.key, isa))
+def how_timed(latency: deployment.Latency) -> str:
+    """What was timed in the model's own case: "packed" with its instruction set, or "float in PyTorch"."""
+    return "float in PyTorch" if latency.packed_ms is None else f"packed, {latency.isa}"
 
 
 def latency_seconds(model: Model) -> float:

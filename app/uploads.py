@@ -14,7 +14,7 @@ import numpy as np
 import streamlit as st
 
 from app import cache
-from app.cache import TEST, ImageSet, Model, Progress
+from app.cache import ImageSet, Model, Progress
 from bcdnet.checkpoint import CheckpointError
 from bcdnet.data import DataError, Dataset, open_dataset
 from bcdnet.data.archive import MAX_IMAGES, UNKNOWN, read_archive
@@ -85,10 +85,12 @@ def _title(name: str) -> str:
 # -- images -----------------------------------------------------------------------------------------------------------
 
 
-def image_sets() -> list[ImageSet]:
-    """The test set, the folder that `$BCDNET_IMAGES` names, and the reader's own, in this order."""
-    data = cache.test_set()
-    sets = [] if data is None else [ImageSet(TEST, "Fashion-MNIST, test", data)]
+def image_sets(model: Model | None) -> list[ImageSet]:
+    """A model's test set, the folder that `$BCDNET_IMAGES` names, and the reader's own, in this order."""
+    sets = []
+    if model is not None and (data := cache.test_set(model.dataset)) is not None:
+        title = f"{cache.dataset_source(model.dataset).title}, test"
+        sets.append(ImageSet(f"test-{model.dataset}", title, data, model.dataset))
     folder = os.environ.get("BCDNET_IMAGES")
     if folder and not isinstance(found := _folder(folder), str):
         sets.append(found)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from nets import TINY
+from pages import assert_fine, charts, metrics, open_page, until
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -23,36 +24,13 @@ from app import cache, engines
 from app.widgets import selection
 from bcdnet.data import FASHION_MNIST
 
-MAIN = str(Path(__file__).resolve().parent.parent / "app" / "main.py")
-PAGES = ("overview", "sampling", "receptive", "attributions", "binarizing", "deployment", "costs", "compare")
+#: "Training runs" has logs to show, not networks: tests/test_app_runs.py.
+PAGES = ("overview", "sampling", "receptive", "attributions", "ledger", "binarizing", "deployment", "costs", "compare")
 
 
 @pytest.fixture(autouse=True)
 def tiny_models(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BCDNET_CHECKPOINTS", str(checkpoints))
-
-
-def open_page(page: str = "overview", **query: str) -> AppTest:
-    at = AppTest.from_file(MAIN, default_timeout=60)
-    for name, value in query.items():
-        at.query_params[name] = value
-    at.run()
-    if page != "overview":
-        at.switch_page(f"views/{page}.py").run()
-    return at
-
-
-def assert_fine(at: AppTest) -> None:
-    assert not at.exception, [e.message for e in at.exception]
-    assert not at.error, [e.value for e in at.error]
-
-
-def metrics(at: AppTest) -> dict[str, str]:
-    return {metric.label: metric.value for metric in at.metric}
-
-
-def charts(at: AppTest) -> int:
-    return len(at.get("plotly_chart"))
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -185,17 +163,11 @@ def test_models_of_one_title_are_told_apart_and_a_title_is_no_column(
     models, problems = cache.catalogue()
     titles = ["label (one) (one)", "label (two)", "image", "label (one) (four)"]
     assert [model.title for model in models] == titles and not problems
-    at = open_page("compare", models="one,two,three,four")
+    at = open_page("compare", model="one", beside="two,three,four")
+    until(at, lambda at: not any(button.label == "Cancel" for button in at.button))
     assert_fine(at)
-    table = next(frame for frame in at.dataframe if "disagree" in frame.proto.alt).value
-    assert list(table) == ["image", "label", "model 0", "model 1", "model 2", "model 3"]
-    data = cache.test_set()
-    assert data is not None
-    for row in table.head(20).to_dict("records"):
-        assert row["label"] == data.classes[data.labels[row["image"]]]
-        picture = cache.test_picture(row["image"])
-        for k, model in enumerate(models):
-            assert row[f"model {k}"] == model.classes[cache.probabilities(model, picture).argmax()]
+    said = " ".join(text.value for text in at.markdown)
+    assert all(f"**{k}** {title}" in said for k, title in enumerate(titles, start=1))
 
 
 def test_a_second_model_of_the_same_id_is_named_as_left_out(
@@ -303,27 +275,6 @@ def test_every_method_draws_a_map(method: str) -> None:
     assert_fine(at)
     assert at.selectbox(key="method").value == method
     assert charts(at) == 3  # top five, the map, the one beside it
-
-
-def test_comparing_shows_a_map_for_each_model_and_counts_on_the_test_set() -> None:
-    at = open_page("compare", models="a_bcdnet,twin")
-    assert_fine(at)
-    assert at.multiselect(key="models").value == ["a_bcdnet", "twin"]
-    assert charts(at) == 4  # the maps in one figure, accuracies, classes, one model's mistakes
-    assert any("1,000 test images" in text.value for text in at.markdown)
-
-
-def test_mistakes_are_shown_class_by_class_for_the_chosen_model() -> None:
-    at = open_page("compare", models="a_bcdnet,twin")
-    assert at.selectbox(key="confused").options == ["Tiny a_bcdnet", "Tiny twin"]
-    at.selectbox(key="confused").select("Tiny twin").run()
-    assert_fine(at)
-    confusion = next(c for c in at.get("plotly_chart") if c.proto.alt.startswith("Confusion matrix of Tiny twin"))
-    models = cache.catalogue()[0]
-    counts = cache.compare((models[0], models[3]), 1000).confusion["Tiny twin"].to_numpy()
-    assert counts.sum() == 1000
-    texts = {a["text"] for a in json.loads(confusion.proto.spec)["layout"]["annotations"]}
-    assert texts == {str(count) for count in counts.ravel() if count}
 
 
 def test_trade_offs_show_what_is_printed_beside_what_is_counted() -> None:
@@ -460,43 +411,6 @@ def test_without_kernels_the_page_works_and_says_so(monkeypatch: pytest.MonkeyPa
     assert not at.exception and "'abacus' cannot run here" in at.error[0].value
 
 
-def test_times_stand_beside_counts_when_models_are_compared() -> None:
-    at = open_page("compare", models="a_bcdnet,twin")
-    assert_fine(at)
-    times = [metric.value for metric in at.metric if metric.label == "Packed (ms)"]
-    assert float(times[0]) > 0 and times[1] == "–"
-    assert all(float(metric.value) > 0 for metric in at.metric if metric.label == "Float (ms)")
-    how = f"{engines.instruction_set()}, {engines.threads(engines.THREADS)}"
-    assert any(f"measured · time of one image, here and now, {how}" in text.value for text in at.markdown)
-
-
-def test_time_is_a_cost_of_the_models_that_are_here() -> None:
-    at = open_page("costs")
-    assert "Time here (ms)" not in at.selectbox(key="cost_axis").options  # the data set is ImageNet, quoted
-    at.radio(key="cost_set").set_value("fashion-mnist").run()
-    at.selectbox(key="cost_axis").select("latency_ms").run()
-    assert_fine(at)
-    table = next(frame for frame in at.dataframe if frame.proto.alt.startswith("Measured time")).value
-    assert list(table.name) == ["Tiny a_bcdnet", "Tiny b_bcdnet", "Tiny reactnet", "Tiny twin"]
-    assert list(table.packed_ms.isna()) == [False, False, False, True] and (table.float_ms > 0).all()
-    scatter = json.loads(at.get("plotly_chart")[0].proto.spec)
-    assert "accuracy and time measured" in {trace.get("name") for trace in scatter["data"]}
-    at.radio(key="cost_set").set_value("ImageNet-1K").run()
-    assert_fine(at)
-    assert at.selectbox(key="cost_axis").value == "ops_full"
-
-
-def test_slow_timing_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache._results.clear()
-    monkeypatch.setattr(engines, "latency_seconds", lambda model: 20.0)
-    at = open_page("compare", models="a_bcdnet,twin")
-    assert any("takes about 40 s" in note.value for note in at.info)
-    assert not any(metric.label == "Packed (ms)" for metric in at.metric)
-    at.button(key="compare_time").click().run()
-    assert sum(metric.label == "Packed (ms)" for metric in at.metric) == 2
-    assert_fine(at)
-
-
 def retrained(checkpoints: Path, folder: Path, name: str, identity: str, title: str, **recipe: object) -> None:
     """A checkpoint under another id and title, with a recipe on its card."""
     model = bcdnet.load(checkpoints / f"{name}.safetensors")
@@ -524,7 +438,7 @@ def test_a_model_continued_from_another_says_what_it_may_be_compared_with(
 
     retrained(checkpoints, tmp_path, "a_bcdnet", "a_longer", "Longer", **more)
     retrained(checkpoints, tmp_path, "a_bcdnet", "a_short", "Shorter", init="a", steps=[{"epochs": 2}])
-    at = open_page("compare", models="a,b")
+    at = open_page("compare", model="a", beside="b")
     assert_fine(at)
     texts = [caption.value for caption in at.caption]
     assert sum("compare it with Longer, which was trained as long, rather than with Plain." in t for t in texts) == 1

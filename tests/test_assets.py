@@ -44,31 +44,35 @@ def test_files_agree(model: dict[str, Any]) -> None:
         rows = list(csv.DictReader(file))
     ours = [step["id"] for step in about["recipe"]["steps"]].index(model["id"])
     assert len(rows) == sum(step["epochs"] for step in about["recipe"]["steps"][: ours + 1])
-    # The log's last epoch is the very network that shipped, measured by other code; B's matrices are rounded after it.
-    allowed = 0.1 if inspect(path)["config"].embedding_ratio else 0.02
+    # The log's last epoch is the very network that shipped, measured by other code; B's matrices are rounded after it,
+    # which turns up to ten of 10,000 images, or three of 656.
+    rounded = bool(inspect(path)["config"].embedding_ratio)
+    allowed = (0.5 if about["dataset"] == "elpv" else 0.1) if rounded else 0.02
     assert float(rows[-1]["test_top1"]) == pytest.approx(about["metrics"]["top1"], abs=allowed)
     assert inspect(path)["config"].precision == rows[-1]["precision"]
 
 
 def test_binary_networks_cost_the_same() -> None:
     bops = [network_cost(inspect(assets_dir() / m["file"])["config"]).bops for m in MODELS]
-    binary = [count for count in bops if count]
-    assert len(binary) == 6
-    assert max(binary) <= 1.02 * min(binary)
+    groups = {name: [count for m, count in zip(MODELS, bops, strict=True) if count and m["id"].startswith(name)]
+              for name in ("fmnist_", "elpv_")}  # fmt: skip
+    assert [len(binary) for binary in groups.values()] == [6, 3]
+    assert all(max(binary) <= 1.02 * min(binary) for binary in groups.values())
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model["id"])
 def test_accuracy_is_what_the_card_and_the_readme_say(model: dict[str, Any]) -> None:
-    metrics = card(model["id"])["metrics"]
+    about = card(model["id"])
+    metrics, elpv = about["metrics"], about["dataset"] == "elpv"
     network = bcdnet.load(assets_dir() / model["file"])
     # Binary networks through the packed engine, which is much quicker, and the claim is the same.
     classifier = bcdnet.pack(network) if network.config.precision == "1/1" else network
-    result = evaluate(classifier, open_dataset("fashion-mnist"))
-    assert result.n == metrics["n"] == 10_000
-    # A processor that sums in another order may flip a handful of bits, so of images: 5 of 10,000 is 0.05.
-    assert result.top1 == pytest.approx(metrics["top1"], abs=0.05)
+    result = evaluate(classifier, open_dataset(about["dataset"]))
+    assert result.n == metrics["n"] == (656 if elpv else 10_000)
+    # A processor that sums in another order may flip a handful of bits, so of images: 5 of 10,000, or 1 of 656.
+    assert result.top1 == pytest.approx(metrics["top1"], abs=0.16 if elpv else 0.05)
     assert metrics["ci95"][0] < metrics["top1"] < metrics["ci95"][1]
-    floor = 90.0 if model["id"] == "fmnist_twin" else 85.0 if model["id"].endswith("step1") else 88.0
+    floor = 78.0 if elpv else 93.0 if model["id"] == "fmnist_twin" else 89.0 if model["id"].endswith("step1") else 91.0
     assert result.top1 >= floor
     line = next(row for row in README.read_text().splitlines() if row.startswith(f"| `{model['id']}`"))
     assert f"{metrics['top1']:.2f}" in line

@@ -106,7 +106,7 @@ def _code(logits: Logits, images: ImageSet, n: int, orders: Mapping[str, NDArray
         "from analysis.figures import comparison as figures\n"
         "from bcdnet.data import Preprocess, open_dataset\n\n"
         f"files = {files!r}\nids = { {title: ids[title] for title in logits}!r}\n"
-        f"data = open_dataset({'fashion-mnist' if images.key == cache.TEST else 'your-images'!r})\n"
+        f"data = open_dataset({images.test_of or 'your-images'!r})\n"
         "logits = {}\n"
         "for title, path in reversed(files.items()):\n"
         "    model = bcdnet.load(path)\n"
@@ -292,7 +292,7 @@ def _gallery(table: pd.DataFrame, logits: Logits, orders: Mapping[str, NDArray[n
     )
     why = (
         "Click an answer to see why that model gives it."
-        if images.key == cache.TEST
+        if images.test_of is not None
         else "To see why a model gives an answer, upload the image as the picture of the sidebar."
     )
     st.caption((divided if len(titles) > 1 else f"{len(table):,} images. ") + why)
@@ -335,7 +335,7 @@ def _card(
                 key=f"why-{index}-{k}",
                 icon=icon,
                 type="tertiary",
-                disabled=images.key != cache.TEST,
+                disabled=images.test_of is None,
                 on_click=_look_at,
                 args=(index, title, int(orders[title][best])),
                 help=f"{title}: see which pixels speak for {names[best]}.",

@@ -8,7 +8,7 @@ import streamlit as st
 from analysis import tradeoffs
 from analysis.figures import tradeoffs as figures
 from app import cache, engines, jobs, state
-from app.widgets import figure, latency, selection, words
+from app.widgets import figure, selection, words
 
 _AXES = {
     "ops_full": "OPs, full",
@@ -152,7 +152,7 @@ def _measured(here: list[cache.Model], axis: str) -> pd.DataFrame:
             )  # fmt: skip
             if time is None:
                 break
-            rows.append((model.title, time.deployed_ms, f"{latency.how(time)}, {engines.threads(time.threads)}"))
+            rows.append((model.title, time.deployed_ms, f"{engines.how_timed(time)}, {engines.threads(time.threads)}"))
         if here and (slow := engines.degraded(isa)):
             st.caption(f":material/hourglass_bottom: {slow}")
     return pd.DataFrame(rows, columns=["name", "value", "how"]).astype({"value": float})

@@ -152,10 +152,9 @@ listed = {" ".join(switch): switch for switch in cache.ask(branches.switches, mo
 
 def _loading_set(images: ImageSet, n: int, labels: bool = False) -> str:
     """Python that makes the first ``n`` images of a set the network's input ``images``, and its ``labels``."""
-    name = "fashion-mnist" if images.key == cache.TEST else "your-images"
     lines = [
         "from bcdnet.data import Preprocess, open_dataset",
-        f"data = open_dataset({name!r})",
+        f"data = open_dataset({images.test_of or 'your-images'!r})",
         f"images, labels = next(data.batches(Preprocess.from_dict(model.card['preprocess']), {n}))",
     ]
     if labels:

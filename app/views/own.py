@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import cache, uploads
+from app import uploads
 from app.widgets import words
 
 st.markdown(
@@ -82,8 +82,8 @@ file = st.file_uploader(
 if file is not None:
     with words.progress(True, "images") as report:
         _take("The set", uploads.add_images, file, progress=report)
-for images in uploads.image_sets():
-    if images.key == cache.TEST:
+for images in uploads.image_sets(None):
+    if images.test_of is not None:
         continue
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         st.markdown(

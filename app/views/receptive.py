@@ -80,7 +80,7 @@ def _last_token(layer: str, row: int, col: int) -> tuple[int, int]:
 
 
 def effective(layer: str, row: int, col: int, field: np.ndarray) -> None:
-    if cache.test_set() is None:
+    if cache.test_set(model.dataset) is None:
         st.info("The effective receptive field is averaged over test images, and they were not found.")
         return
     drawing, controls = st.columns([3, 2], gap="large")
@@ -123,7 +123,7 @@ def effective(layer: str, row: int, col: int, field: np.ndarray) -> None:
             "from analysis.receptive_field import effective_receptive_field, exact_receptive_field\n"
             "from bcdnet.data import Preprocess, open_dataset\n\n"
             "how = Preprocess.from_dict(model.card['preprocess'])\n"
-            f"images, _ = next(open_dataset('fashion-mnist').batches(how, {n}))\n"
+            f"images, _ = next(open_dataset({model.dataset!r}).batches(how, {n}))\n"
             f"erf = effective_receptive_field(model, images, {layer!r}, {row}, {col}, {method!r})\n"
             f"field = exact_receptive_field(model, {layer!r}, {row}, {col})\n"
             f"figure = erf_heatmap(erf, field, log={log})\n",

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from numpy.typing import NDArray
 
-from app.cache import TEST, ImageSet, Model, Picture, checkpoint_name
+from app.cache import ImageSet, Model, Picture, checkpoint_name
 
 _HTML = """
 <div class="buttons">
@@ -75,7 +75,7 @@ def loading(model: Model, picture: Picture | None = None) -> str:
         imports = ["import numpy as np", "from bcdnet.data import Preprocess"]
         if picture.test_index is not None:
             imports[-1] += ", open_dataset"
-            lines += [f"picture = open_dataset('fashion-mnist').images[{picture.test_index}]"]
+            lines += [f"picture = open_dataset({picture.dataset!r}).images[{picture.test_index}]"]
             how = "Preprocess.from_dict(model.card['preprocess'] | {'invert': 'never'})"
         else:
             imports[-1] += ", decode_image"
@@ -99,7 +99,7 @@ def loading_images(images: ImageSet, n: int, labels: bool = False, of: str = "mo
     """
     lines = [
         "from bcdnet.data import Preprocess, open_dataset",
-        f"data = open_dataset({'fashion-mnist' if images.key == TEST else 'your-images'!r})",
+        f"data = open_dataset({images.test_of or 'your-images'!r})",
         f"images, labels = next(data.batches(Preprocess.from_dict({of}.card['preprocess']), {n}))",
     ]
     if labels:

@@ -76,7 +76,7 @@ def sidebar(models: tuple[Model, ...]) -> None:
             help=f"Up to {MOST - 1} more networks, for the pages that set several side by side.",
         )
         st.session_state["chosen"] = (model, _picture(model))
-        st.session_state["images"] = _images()
+        st.session_state["images"] = _images(model)
 
 
 def _default_model(models: tuple[Model, ...]) -> Model:
@@ -99,7 +99,8 @@ def _default_beside(model: Model, models: tuple[Model, ...]) -> list[str]:
 
 
 def _picture(model: Model) -> Picture | None:
-    data = cache.test_set()
+    data = cache.test_set(model.dataset)
+    about = cache.dataset_source(model.dataset)
     sources = ["Test image", "Upload"] if data is not None else ["Upload"]
     state.valid("source", sources, sources[0])
     source = st.segmented_control(
@@ -107,20 +108,20 @@ def _picture(model: Model) -> Picture | None:
         sources,
         key="source",
         required=True,
-        help="One of the 10,000 test images of Fashion-MNIST, which no model was trained on, or a picture of your own.",
+        help=f"A test image of {about.title}, on which this model was not trained, or a picture of your own.",
     )
-    picture = _upload() if source == "Upload" else None
+    if data is None:
+        st.caption(f"The test images of {about.title} are not here: {about.obtain}.")
+    picture = _upload(data is not None) if source == "Upload" else None
     if picture is None and data is not None:
-        picture = _test_image()
+        picture = _test_image(model.dataset, len(data))
     if picture is not None:
         _show_input(model, picture)
     return picture
 
 
-def _test_image() -> Picture:
-    data = cache.test_set()
-    assert data is not None
-    last = len(data) - 1
+def _test_image(dataset: str, number: int) -> Picture:
+    last = number - 1
     state.valid("image", range(last + 1), 0)
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     left.number_input(
@@ -134,14 +135,14 @@ def _test_image() -> Picture:
         help="Show another test image, at random.",
         width="stretch",
     )
-    return cache.test_picture(int(st.session_state["image"]))
+    return cache.test_picture(int(st.session_state["image"]), dataset)
 
 
 def _roll(last: int) -> None:
     st.session_state["image"] = random.randint(0, last)
 
 
-def _upload() -> Picture | None:
+def _upload(otherwise_shown: bool) -> Picture | None:
     file = st.file_uploader(
         "Picture file",
         key="upload",
@@ -158,12 +159,12 @@ def _upload() -> Picture | None:
                 "until then the test image is shown."
             )
         else:
-            st.caption("No file yet: the test image is shown.")
+            st.caption(f"No file yet{': the test image is shown' * otherwise_shown}.")
         return None
     try:
         picture = cache.uploaded_picture(file.getvalue())
     except cache.ImageError as error:
-        instead = "" if cache.test_set() is None else " The test image is shown instead."
+        instead = " The test image is shown instead." if otherwise_shown else ""
         st.error(f"{error}{instead}", icon=":material/broken_image:")
         return None
     st.session_state["digest"] = picture.key[:DIGEST]
@@ -192,8 +193,8 @@ def _show_input(model: Model, picture: Picture) -> None:
         width="stretch",
         alt=f"The {width} by {height} pixels that the network is given",
     )
-    if picture.label is not None:
-        data = cache.test_set()
+    if picture.dataset is not None and picture.label is not None:
+        data = cache.test_set(picture.dataset)
         assert data is not None
         st.markdown(f"**{data.classes[picture.label]}** · the label in the test set")
     st.caption(f"Exactly what the network is given: {width} × {height} pixels.")
@@ -244,9 +245,9 @@ def images() -> ImageSet | None:
     return chosen
 
 
-def _images() -> ImageSet | None:
+def _images(model: Model) -> ImageSet | None:
     """The choice of the set of images, where there are several."""
-    sets = {images.key: images for images in uploads.image_sets()}
+    sets = {images.key: images for images in uploads.image_sets(model)}
     if not sets:
         return None
     state.valid("set", list(sets), next(iter(sets)))

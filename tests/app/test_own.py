@@ -1,17 +1,20 @@
 """Checkpoints and images of the reader's own: taken, refused, shown everywhere, forgotten."""
 
 import io
+import shutil
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from nets import TINY
 from pages import assert_fine, charts, open_page
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 import bcdnet
 from app import cache, uploads
+from bcdnet.data import FASHION_MNIST, DataError, Dataset, open_dataset
 from bcdnet.data.fashion_mnist import CLASSES
 
 
@@ -152,3 +155,36 @@ def test_the_set_of_a_question_is_chosen_in_the_sidebar_and_linked(page: str) ->
     at.switch_page(f"views/{page}.py").run()
     assert_fine(at)
     assert at.selectbox(key="set").value == key
+
+
+def test_the_test_images_are_those_of_the_set_a_model_was_trained_for(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = bcdnet.create_model("bcdnet_a", **{**TINY, "num_classes": 2}, mlp_groups=2)
+    about = {"classes": ["functional", "defective"], "preprocess": FASHION_MNIST.to_dict(), "dataset": "elpv"}
+    bcdnet.save(model, tmp_path / "cells.safetensors", about)
+    shutil.copy(checkpoints / "twin.safetensors", tmp_path)
+    monkeypatch.setenv("BCDNET_CHECKPOINTS", str(tmp_path))
+    at = open_page("sampling", model="twin", image="9999")
+    assert "**Sandal** · the label in the test set" in [text.value for text in at.sidebar.markdown]
+    assert at.number_input(key="image").max == 9_999
+    at.selectbox(key="model").select("cells").run()
+    assert_fine(at)
+    assert at.number_input(key="image").max == 655 and at.number_input(key="image").value == 0
+    cells = open_dataset("elpv")
+    label = cells.classes[cells.labels[0]]
+    assert f"**{label}** · the label in the test set" in [text.value for text in at.sidebar.markdown]
+    (code,) = at.code
+    assert "open_dataset('elpv').images[0]" in code.value
+
+    monkeypatch.setattr(cache, "open_dataset", missing)
+    cache.test_set.clear()
+    at = open_page("sampling", model="cells")
+    assert_fine(at)
+    said = " ".join(text.value for text in at.sidebar.caption)
+    assert "The test images of ELPV solar cells are not here: run `pip install elpv-dataset`." in said
+    assert any("Choose a picture" in note.value for note in at.info)
+
+
+def missing(name: str) -> Dataset:
+    raise DataError(f"no {name}")
