@@ -456,7 +456,7 @@ def everything_said(at: AppTest) -> str:
 
 def test_what_was_not_measured_or_is_inferred_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overview = everything_said(open_page())
-    assert "with another seed would differ was not measured" in overview and "tenths of a percent" not in overview
+    assert "How much another seed changes is in `docs/results.md`" in overview and "tenths of a percent" not in overview
     assert "the teacher" not in overview  # these tiny cards name none
     assert "The order is inferred" in everything_said(open_page("binarizing"))
     costs = everything_said(open_page("costs"))

@@ -8,37 +8,6 @@ import plotly.graph_objects as go
 from analysis.figures.palette import layout, model_color
 
 
-def accuracy_intervals(models: pd.DataFrame, size: int | None = None) -> go.Figure:
-    """Measured top-1 accuracy of each model with its 95 % confidence interval.
-
-    Args:
-        models: columns ``id``, ``Model``, ``Top-1``, ``low``, ``high`` in percent, ``n``.
-        size: height of the figure in pixels; grows with the number of models if None.
-    """
-    fig = go.Figure()
-    for k, row in enumerate(models.to_dict("records")):
-        fig.add_trace(
-            go.Scatter(
-                x=[row["Top-1"]],
-                y=[row["Model"]],
-                mode="markers",
-                marker={"color": model_color(row["id"], k), "size": 12},
-                error_x={
-                    "array": [row["high"] - row["Top-1"]],
-                    "arrayminus": [row["Top-1"] - row["low"]],
-                    "thickness": 2,
-                    "width": 6,
-                },
-                customdata=[[row["low"], row["high"], row["n"]]],
-                hovertemplate="<b>%{y}</b>: %{x:.2f} %<br>95 %: %{customdata[0]:.2f} to %{customdata[1]:.2f}"
-                "<br>%{customdata[2]} test images<extra></extra>",
-            )
-        )
-    layout(fig, height=size or 90 + 34 * len(models), legend=False)
-    fig.update_yaxes(autorange="reversed")
-    return fig.update_xaxes(title_text="top-1 accuracy (%)")
-
-
 def training_curves(logs: Mapping[str, pd.DataFrame], ids: Mapping[str, str], size: int = 340) -> go.Figure:
     """Test accuracy by epoch of each training run; dotted at real precision, solid once activations are binary.
 

@@ -1,13 +1,16 @@
 """Overview: what this is, and the trained models."""
 
+from pathlib import Path
+
 import pandas as pd
 import streamlit as st
 
-from analysis.figures import overview as figures
-from app import cache
-from app.widgets import words
+from analysis.figures.comparison import accuracy_whiskers
+from analysis.figures.overview import training_curves
+from app import cache, state
+from app.widgets import figure, selection, words
 
-models, _ = cache.catalogue()
+models = selection.offered()
 
 st.markdown(
     "BCDNet is a **binary neural network**: weights and activations of its inner layers are single bits, so that a "
@@ -32,6 +35,7 @@ def _row(model: cache.Model) -> dict:
     return {
         "id": model.id,
         "Model": model.title,
+        "Data set": cache.dataset_source(model.dataset).title,
         "W/A": model.config.precision,
         "Branches": model.config.branches if model.config.mlp_groups or model.config.mlp_stages else "–",
         "Top-1": metrics.get("top1"),
@@ -47,12 +51,26 @@ def _row(model: cache.Model) -> dict:
     }
 
 
-table = pd.DataFrame([_row(model) for model in models])
+everything = pd.DataFrame([_row(model) for model in models])
+sets = list(dict.fromkeys(everything["Data set"]))
+if len(sets) > 1:
+    state.valid("of", sets, cache.dataset_source(st.session_state["chosen"][0].dataset).title)
+    st.segmented_control(
+        "Data set",
+        sets,
+        key="of",
+        required=True,
+        help="Accuracies on different data sets cannot be compared, so figures and highlights are of one at a time.",
+    )
+    models = tuple(model for model in models if cache.dataset_source(model.dataset).title == st.session_state["of"])
+table = everything[everything["id"].isin([model.id for model in models])]
 binary = table[table["W/A"] == "1/1"]
 measured = table.dropna(subset=["Top-1"])
 
 columns = st.columns(4)
-columns[0].metric("Trained models", len(models), help="Checkpoints on offer in the sidebar.", border=True)
+columns[0].metric(
+    "Trained models", len(models), help="Checkpoints on offer in the sidebar, of this data set.", border=True
+)
 if len(both := measured[measured["W/A"] == "1/1"]):
     best = both.sort_values("Top-1").iloc[-1]
     columns[1].metric(
@@ -81,15 +99,17 @@ if len(binary) and len(table[table["W/A"] == "32/32"]):
 
 st.markdown("**What to ask them**")
 for column, (page, question) in zip(
-    st.columns(4) + st.columns(4)[:3],
+    st.columns(3) + st.columns(3) + st.columns(3),
     [
         ("sampling", "Which tokens does one location of a layer read?"),
         ("receptive", "Which pixels can reach it, and how much does each count?"),
         ("attributions", "Which pixels speak for the predicted class?"),
+        ("ledger", "What does each branch add, and what goes without it?"),
         ("binarizing", "What do weights and activations lose as single bits?"),
         ("deployment", "What does it gain as real bits, on this machine?"),
         ("costs", "What accuracy does an operation buy?"),
-        ("compare", "Where do two variants part?"),
+        ("compare", "Where do up to four variants part?"),
+        ("runs", "How did accuracy, flips and error go in training?"),
     ],
     strict=True,
 ):
@@ -102,7 +122,7 @@ with st.container(horizontal=True):
     words.badge("measured", "accuracy, from each model's card")
     words.badge("computed", "costs for one image")
 st.dataframe(
-    table.drop(columns=["id", "low", "high"]),
+    everything.drop(columns=["id", "low", "high"]),
     hide_index=True,
     column_config={
         "W/A": st.column_config.TextColumn(help="Bits of weights and activations in the inner layers."),
@@ -120,23 +140,45 @@ st.dataframe(
 )
 
 if len(measured):
-    st.plotly_chart(
-        figures.accuracy_intervals(measured),
-        config={"displayModeBar": False},
-        alt="Top-1 accuracy of the models with 95 % confidence intervals",
+    whiskers = measured.rename(columns={"Top-1": "top1"}).set_index("Model")[["top1", "low", "high", "n"]]
+    whiskers["correct"] = (whiskers.top1 * whiskers.n / 100).round()
+    ids = dict(zip(measured["Model"], measured["id"], strict=True))
+    figure.show(
+        accuracy_whiskers(whiskers, ids),
+        "accuracies",
+        "Top-1 accuracy of the models with 95 % confidence intervals",
+        whiskers.reset_index(),
+        "import pandas as pd\nfrom analysis.figures.comparison import accuracy_whiskers\n"
+        "from bcdnet.checkpoint import inspect\n\n"
+        f"files = { {model.id: cache.checkpoint_name(model) for model in models if model.id in ids.values()} }\n"
+        "rows, ids = {}, {}\nfor name, path in files.items():\n"
+        "    card = inspect(path)['card']\n    about = card['metrics']\n"
+        "    low, high = about['ci95']\n    ids[card['title']] = name\n"
+        "    rows[card['title']] = {'top1': about['top1'], 'low': low, 'high': high, 'n': about['n']}\n"
+        "table = pd.DataFrame.from_dict(rows, orient='index')\n"
+        "table['correct'] = (table.top1 * table.n / 100).round()\n"
+        "figure = accuracy_whiskers(table, ids)\n",
     )
     st.caption("Where two intervals overlap a lot, the test set is too small to tell which model is better.")
     for sentence in filter(None, (words.continued(model, models) for model in models)):
         st.caption(f":material/info: {sentence}")
 
-logs = {model.title: cache.training_log(model.log) for model in models if model.log and model.log.is_file()}
+logged = [model for model in models if model.log and model.log.is_file()]
+logs = {model.title: cache.training_log(model.log) for model in logged if model.log}
 if logs:
     st.subheader("How they were trained")
     words.badge("measured", "training logs of the shipped models")
-    st.plotly_chart(
-        figures.training_curves(logs, {model.title: model.id for model in models}),
-        config={"displayModeBar": False},
-        alt="Test accuracy of each model, epoch by epoch",
+    ids = {model.title: model.id for model in logged}
+    files = {model.title: str(Path(cache.checkpoint_name(model)).with_suffix(".csv")) for model in logged}
+    figure.show(
+        training_curves(logs, ids),
+        "training",
+        "Test accuracy of each model, epoch by epoch",
+        pd.concat([log.assign(model=title) for title, log in logs.items()]),
+        "import pandas as pd\nfrom analysis.figures.overview import training_curves\n\n"
+        f"files = {files!r}\n"
+        "logs = {title: pd.read_csv(path) for title, path in files.items()}\n"
+        f"figure = training_curves(logs, {ids!r})\n",
     )
     st.caption("Dotted: real weights or activations (the twin, and training step 1). Solid: one bit each (step 2).")
 
@@ -151,5 +193,6 @@ words.misleads(
     "A model that is continued from another one has been trained for longer. The difference of the two is not only "
     "what it adds: look for one that was trained as long.",
     "OPs count operations, not time. How fast a network runs depends on the processor and its kernels.",
-    "Each model was trained once. How much a second run with another seed would differ was not measured.",
+    "One run of each model is shown. How much another seed changes is in `docs/results.md`, for those trained with "
+    "several.",
 )
