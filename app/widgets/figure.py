@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 from numpy.typing import NDArray
+from streamlit.elements.lib.streamlit_plotly_theme import GRAY_90
 
 from app.cache import ImageSet, Model, Picture, checkpoint_name
 
@@ -51,7 +52,7 @@ def show(figure: go.Figure, name: str, alt: str, data: Data, code: str, **chart:
         **chart: more arguments for ``st.plotly_chart``.
     """
     key = chart.pop("key", f"figure-{name}")
-    st.plotly_chart(figure, config={"displayModeBar": False}, alt=alt, key=key, **chart)
+    st.plotly_chart(_legible(figure), config={"displayModeBar": False}, alt=alt, key=key, **chart)
     with st.popover("Export", icon=":material/download:", help="The figure, its data, and the code that makes it."):
         _save(data={"chart": key, "name": name}, key=f"{key}-save")
         kind = "csv" if isinstance(data, pd.DataFrame) else "npz"
@@ -66,6 +67,17 @@ def show(figure: go.Figure, name: str, alt: str, data: Data, code: str, **chart:
         )
         st.caption("The same in Python:")
         st.code(code, language="python")
+
+
+def _legible(figure: go.Figure) -> go.Figure:
+    """The figure with words as dark, or bright, as the page's own: Streamlit's grey is too pale on white to read.
+
+    The browser puts the theme's colour in place of the one named here.
+    """
+    font = {"color": GRAY_90}
+    figure.update_xaxes(tickfont=font, title_font=font)
+    figure.update_yaxes(tickfont=font, title_font=font)
+    return figure.update_layout(font=font, title_font=font, legend_font=font)
 
 
 def loading(model: Model, picture: Picture | None = None) -> str:

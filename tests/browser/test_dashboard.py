@@ -105,10 +105,10 @@ def test_a_token_clicked_or_typed_is_looked_at_on_the_next_page_too(visit: Visit
     expect(row).to_have_value("1")
     expect(column).to_have_value("2")
     # The address follows once the server has drawn the new token; what it has not begun when a page is left is dropped.
-    expect(visit.page).to_have_url(re.compile("row=1&col=2"))
+    expect(visit.page).to_have_url(re.compile("col=2&.*row=1"))
     row.fill("5")
     row.press("Enter")
-    expect(visit.page).to_have_url(re.compile("row=5&col=2"))
+    expect(visit.page).to_have_url(re.compile("col=2&.*row=5"))
     visit.go("Receptive fields")
     visit.ready("Receptive fields")
     expect(row).to_have_value("5")

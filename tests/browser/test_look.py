@@ -35,6 +35,7 @@ GROUND = {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 24, 31)"}
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_page_is_legible_and_whole(theme: str, width: int, address: str, browser: Browser) -> None:
     context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=theme)  # type: ignore[arg-type]
+    faults: list[tuple[str, str, str]] = []
     try:
         page = context.new_page()
         page.set_default_timeout(60_000)
@@ -47,8 +48,8 @@ def test_every_page_is_legible_and_whole(theme: str, width: int, address: str, b
             expect(page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=60_000)
             ground = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
             assert ground == GROUND[theme]
-            pale = [word for word in page.evaluate(CONTRASTS) if word[0] < 4.5]
-            assert not pale, f"{name}: {pale}"
-            assert page.evaluate(OVERFLOWING) == [], name
+            faults += [(name, "pale", word) for contrast, word in page.evaluate(CONTRASTS) if contrast < 4.5]
+            faults += [(name, "too wide", element) for element in page.evaluate(OVERFLOWING)]
     finally:
         context.close()
+    assert not faults, "\n".join(map(str, sorted(set(faults))))
