@@ -5,6 +5,7 @@ import datetime
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -221,3 +222,15 @@ def test_a_shipped_log_that_is_damaged_is_named(
     assert not at.exception, [e.message for e in at.exception]
     assert at.multiselect(key="runs").options == ["twin"]
     assert len(at.warning) == 1 and "reactnet.csv is no table" in at.warning[0].value
+
+
+def test_the_code_of_every_figure_makes_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BCDNET_CHECKPOINTS")
+    at = open_page(runs="fmnist_bcdnet_a,fmnist_twin")
+    drawn = [json.loads(chart.proto.spec)["data"] for chart in at.get("plotly_chart")]
+    monkeypatch.chdir(Path(__file__).resolve().parents[1])
+    assert len(at.code) == len(drawn) >= 4
+    for code, data in zip(at.code, drawn, strict=True):
+        scope: dict[str, Any] = {}
+        exec(code.value, scope)
+        assert json.loads(scope["figure"].to_json())["data"] == data

@@ -1,5 +1,7 @@
 """Deployment: the same image through the float simulation and through the packed engine."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -9,7 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 from analysis.deployment import ROUNDING, RUNTIMES
 from analysis.figures import deployment as figures
 from app import cache, engines, state
-from app.widgets import selection, words
+from app.widgets import figure, selection, words
 
 model, picture = selection.chosen()
 st.markdown(
@@ -38,6 +40,8 @@ first = layers.layer[layers.differ > 0].head(1).tolist()
 float_class, packed_class = (names[int(logits.argmax())] for logits in (twin.float_logits, twin.packed_logits))
 embedded = twin.differ_stored is not None
 where = "the reference in PyTorch" if engines.degraded(isa) else isa
+packing = figure.loading(model, picture) + "engine = bcdnet.pack(model)\n"
+imports = "from analysis import deployment\nfrom analysis.figures import deployment as figures\n\n"
 
 
 def _headline() -> None:
@@ -124,10 +128,12 @@ left, right = _boxes(450, 450)
 with left:
     words.badge("measured", "on the picture in the sidebar")
     st.markdown("**How near bits come to turning**")
-    st.plotly_chart(
+    figure.show(
         figures.threshold_room(layers),
-        config={"displayModeBar": False},
-        alt=f"Rounding and the nearest bit's distance to its threshold in every binary layer; {differ:,} bits differ",
+        "threshold-room",
+        f"Rounding and the nearest bit's distance to its threshold in every binary layer; {differ:,} bits differ",
+        layers,
+        packing + imports + "figure = figures.threshold_room(deployment.twin(model, engine, x).layers)\n",
     )
     st.caption(
         "Given the same input, a bit can turn only where the difference of the two graphs reaches past the nearest "
@@ -138,10 +144,12 @@ with right:
     words.badge("measured", f"medians of {times.attrs['runs']} runs, {where}, {engines.threads(engines.THREADS)}")
     st.markdown("**Time of each layer**")
     slowest = times.sort_values("packed_ms").iloc[-1]
-    st.plotly_chart(
+    figure.show(
         figures.layer_dumbbells(times),
-        config={"displayModeBar": False},
-        alt=f"Time of every layer in float and packed, where {slowest.layer} takes longest: {slowest.packed_ms:.3f} ms",
+        "layer-times",
+        f"Time of every layer in float and packed, where {slowest.layer} takes longest: {slowest.packed_ms:.3f} ms",
+        times,
+        packing + imports + "figure = figures.layer_dumbbells(deployment.layer_times(model, engine, x))\n",
     )
     st.caption(
         f"Sum of the layers: {times.float_ms.sum():.2f} ms in float, {times.packed_ms.sum():.2f} ms packed. Numbers "
@@ -149,10 +157,12 @@ with right:
     )
 if differ:
     st.markdown("**Bits that differ**")
-    st.plotly_chart(
+    figure.show(
         figures.differing_bits(layers),
-        config={"displayModeBar": False},
-        alt=f"Bits that differ in every binary layer and why; the first is in {first[0]}",
+        "differing-bits",
+        f"Bits that differ in every binary layer and why; the first is in {first[0]}",
+        layers,
+        packing + imports + "figure = figures.differing_bits(deployment.twin(model, engine, x).layers)\n",
     )
 with st.expander("Every layer as a table", icon=":material/table:"):
     st.dataframe(
@@ -228,10 +238,15 @@ def _one_layer() -> None:
         )
     with drawing:
         words.badge("measured", "both graphs end to end, on the picture in the sidebar")
-        st.plotly_chart(
+        figure.show(
             figures.twin_maps(maps, int(channel), int(bit_channel)),
-            config={"displayModeBar": False},
-            alt=f"Channel {channel} of {name} in float, packed, and their difference; {row.differ:,} input bits differ",
+            "one-layer",
+            f"Channel {channel} of {name} in float, packed, and their difference; {row.differ:,} input bits differ",
+            {key: value for key, value in dataclasses.asdict(maps).items() if value is not None},
+            packing
+            + imports
+            + f"maps = deployment.layer_maps(model, engine, x, {name!r})\n"
+            + f"figure = figures.twin_maps(maps, {channel}, {bit_channel})\n",
         )
 
 
@@ -266,10 +281,18 @@ with left:
     )
 with right:
     words.badge("measured", "sizes of the two files")
-    st.plotly_chart(
+    figure.show(
         figures.file_bars(parts),
-        config={"displayModeBar": False},
-        alt="What the checkpoint and the packed file hold",
+        "files",
+        "What the checkpoint and the packed file hold",
+        parts,
+        "from pathlib import Path\n\n"
+        + figure.loading(model)
+        + "engine = bcdnet.pack(model)\n"
+        + imports
+        + f"size = Path({cache.checkpoint_name(model)!r}).stat().st_size\n"
+        + "packed = len(deployment.packed_file(engine))\n"
+        + "figure = figures.file_bars(deployment.file_parts(model, engine, size, packed))\n",
     )
     cost = cache.network_cost(model.config)
     engine = engines.engine(model, isa)
@@ -305,11 +328,18 @@ def _speed() -> None:
         speed = engines.speed(model, isa, report)
     words.badge("measured", f"since the dashboard was started, one image, {where}")
     left, right = _boxes(360, 520)
-    left.plotly_chart(
-        figures.speed_lines(speed),
-        config={"displayModeBar": False},
-        alt="Time of one image by number of threads, in float and packed",
-    )
+    with left:
+        figure.show(
+            figures.speed_lines(speed),
+            "speed",
+            "Time of one image by number of threads, in float and packed",
+            speed,
+            "import pandas as pd\n\n"
+            + figure.loading(model, picture)
+            + imports
+            + f"tables = [deployment.speed(model, x, n) for n in {sorted(set(speed.threads))}]\n"
+            + "figure = figures.speed_lines(pd.concat(tables, ignore_index=True))\n",
+        )
     right.dataframe(
         speed.assign(
             runtime=speed.runtime.map(RUNTIMES),

@@ -4,6 +4,7 @@ import datetime
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
 
@@ -11,7 +12,7 @@ from analysis import runs as logs
 from analysis.figures import runs as figures
 from analysis.runs import Run
 from app import cache, runs, state
-from app.widgets import words
+from app.widgets import figure, words
 
 #: Seconds between two looks at runs that are training.
 _EVERY = 5
@@ -129,16 +130,33 @@ def _draw(curve: _Curve, chosen: Sequence[Run], colors: Mapping[str, str], x: st
     thin = None if curve.thin is None else logs.curves(chosen, curve.thin).dropna(subset=x)
     last = data.groupby("run", sort=False).value.last()
     ends = ", ".join(f"{name} {value:{curve.form}}{curve.unit}" for name, value in last.items())
-    st.plotly_chart(
-        figures.run_curves(data, curve.title, colors, x, thin, curve.form, curve.unit, curve.top),
-        config={"displayModeBar": False},
+    form: dict[str, Any] = {"x": x, "form": curve.form, "unit": curve.unit, "top": curve.top}
+    figure.show(
+        figures.run_curves(data, curve.title, colors, thin=thin, **form),
+        curve.column,
+        f"{curve.title} over {x}; at the end: {ends}",
+        data,
+        _reading(chosen)
+        + f"data = runs.curves(chosen, {curve.column!r}).dropna(subset={x!r})\n"
+        + f"thin = {None if curve.thin is None else f'runs.curves(chosen, {curve.thin!r}).dropna(subset={x!r})'}\n"
+        + f"figure = run_curves(data, {curve.title!r}, {dict(colors)!r}, thin=thin, **{form!r})\n",
         key=f"run_curve_{curve.column}",
-        alt=f"{curve.title} over {x}; at the end: {ends}",
     )
     if thin is not None and len(thin):
         st.caption("Thin, without dots: on the training images, as they were shown to the network.")
     if missing := [run.name for run in chosen if run.name not in last]:
         st.caption(f":material/info: No line for {', '.join(missing)}: not in the log.")
+
+
+def _reading(chosen: Sequence[Run]) -> str:
+    """Python that reads the runs."""
+    files = {run.name: logs.source_name(run) for run in chosen}
+    return (
+        "from dataclasses import replace\nfrom pathlib import Path\n\n"
+        "from analysis import runs\nfrom analysis.figures.runs import run_curves\n\n"
+        f"files = {files!r}\n"
+        "chosen = [replace(runs.read_run(Path(path)), name=name) for name, path in files.items()]\n"
+    )
 
 
 def _draw_all(curves: Sequence[_Curve], chosen: Sequence[Run], colors: Mapping[str, str], x: str) -> list[_Curve]:
@@ -178,7 +196,7 @@ def _draw_kinds(chosen: Sequence[Run], kinds: Sequence[str], colors: Mapping[str
         help="The mean of |W − α sign W| (Eq. 23), or the share of weights whose sign changed since the row before.",
     )  # fmt: skip
     columns = {kind: f"{measure}_{kind}" for kind in kinds}
-    top = max((logs.curves(chosen, column).value.max() for column in columns.values()), default=0.0)
+    top = float(max((logs.curves(chosen, column).value.max() for column in columns.values()), default=0))
     form = ".2%" if measure == "flips" else ".4g"
     curves = [_Curve(column, logs.KINDS.get(kind, kind), form=form, top=top) for kind, column in columns.items()]
     able = [run for run in chosen if logs.kinds([run])]

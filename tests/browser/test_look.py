@@ -25,8 +25,10 @@ CONTRASTS = """() => {
 #: What reaches beyond the right border of the window, inside of what scrolls by itself excepted.
 OVERFLOWING = """() => {
   const wide = [...document.querySelectorAll("[data-testid=stMain] :is(.js-plotly-plot, button, svg[role], input)")];
-  return wide.filter(e => e.checkVisibility() && e.getBoundingClientRect().right > innerWidth + 1)
-    .map(e => e.outerHTML.slice(0, 120));
+  const scrolls = e => e && (["auto", "scroll"].includes(getComputedStyle(e).overflowX) && e.clientWidth < innerWidth
+    && e.dataset.testid !== "stMain" && e.getBoundingClientRect().right <= innerWidth + 1 || scrolls(e.parentElement));
+  return wide.filter(e => e.checkVisibility() && e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e))
+    .map(e => e.innerText || e.outerHTML.slice(0, 120));
 }"""
 GROUND = {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 24, 31)"}
 
