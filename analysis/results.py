@@ -329,8 +329,9 @@ def tables(results: pd.DataFrame, answers: Mapping[str, Mapping[str, Any]]) -> s
         "## Does the paper's ordering show?", _verdict_text(found), _verdict_table(found),
         "## Step by step (as Table 6)", _step_table(results),
         "## Binarization error by branch (as Fig. 6)",
-        "Mean |W − α sign W| (Eq. 23). The paper reports an order of the branches in almost every block; its formula is "
-        "missing from the text at hand, and its sentence on the distance of exchange reads as long < short < point.", _error_table(),
+        "Mean |W − α sign W| (Eq. 23). The paper reports an order of the branches in almost every block; its formula "
+        "is missing from the text at hand, and its sentence on the distance of exchange reads as long < short < point.",
+        _error_table(),
         "## Solar cells", _defect_table(answers),
         "## Every run", _run_table(summarise(results)),
     ])  # fmt: skip
