@@ -4,7 +4,10 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from analysis import branches, tracing
 from analysis.figures import sampling as figures
+from analysis.figures.branches import effect_bars
+from analysis.figures.tracing import reconstruction_steps, trace_strip
 from analysis.sampling import distinct_sources
 from app import cache, state
 from app.widgets import figure, selection, words
@@ -59,13 +62,7 @@ def explore() -> None:
             selection_mode="points",
         )
         st.caption("Click a token, or type its row and column. The picture lies under the grid for orientation.")
-    with st.expander("The same as a table", icon=":material/table:"):
-        st.dataframe(
-            sources.assign(weight=100 * sources.weight),
-            hide_index=True,
-            column_config={"weight": st.column_config.NumberColumn("weight", format="%.2f %%")},
-            alt="Every source of the token, with its branch, channel quarter and share of the weights",
-        )
+    _go_on(layer, about, row, col, sources)
     state.publish()
 
 
@@ -92,11 +89,159 @@ def _explain(about: cache.Layer, merged: pd.DataFrame) -> None:
         )
 
 
+#: What else there is to see of a token; all but the first is computed when it is opened.
+_TABS = ["The same as a table", "Back to the image", "How tokens are rebuilt", "Without wrap-round"]
+
+
+def _go_on(layer: str, about: cache.Layer, row: int, col: int, sources: pd.DataFrame) -> None:
+    labels = list(dict.fromkeys(sources.branch))
+    state.valid("sampling_tab", _TABS, _TABS[0])
+    table, back, rebuilt, border = st.tabs(_TABS, key="sampling_tab", on_change=state.remember)
+    with table:
+        st.dataframe(
+            sources.assign(weight=100 * sources.weight),
+            hide_index=True,
+            column_config={"weight": st.column_config.NumberColumn("weight", format="%.2f %%")},
+            alt="Every source of the token, with its branch, channel quarter and share of the weights",
+        )
+    if back.open:
+        with back:
+            _trace(layer, row, col, labels)
+    if rebuilt.open:
+        with rebuilt:
+            if about.kind == "mlp" and len(labels) > 1:
+                _rebuild(layer, labels)
+            else:
+                st.info("Only binary MLPs with branches rebuild tokens; choose one as the layer.")
+    if border.open:
+        with border:
+            _wrap()
+
+
+def _trace(layer: str, row: int, col: int, labels: list[str]) -> None:
+    first = ["all", *(label for label in (*labels, "shortcut") if len(labels) > 1 or label == "shortcut")]
+    chosen = state.valid("trace_branch", first, "all")
+    st.segmented_control(
+        "First step through",
+        first,
+        key="trace_branch",
+        required=True,
+        on_change=state.remember,
+        help="The branch of this layer that the paths take first; after that they take every branch and shortcut.",
+    )
+    branch = None if chosen == "all" else chosen
+    trace = cache.ask(tracing.trace, model, layer, row, col, branch)
+    table = trace.table()
+    words.badge("computed", "magnitudes of the weights along all paths; no picture is needed")
+    figure.show(
+        trace_strip(trace, np.asarray(cache.seen(model, picture).image)),
+        "trace",
+        f"Maps of {len(trace.maps) - 1} layers and the image: paths from row {row}, column {col} of {layer} reach "
+        f"{table.tokens.iloc[-1]:,} pixels, {table.share.iloc[-1]:.0%} of the image; {table.wrapped.iloc[-1]:.0%} of "
+        "their weight goes round a border.",
+        trace.maps,
+        figure.loading(model, picture)
+        + "from analysis.figures.tracing import trace_strip\nfrom analysis.tracing import trace\n\n"
+        f"figure = trace_strip(trace(model, {layer!r}, {row}, {col}, {branch!r}), image)\n",
+    )
+    st.dataframe(
+        table.assign(share=100 * table["share"], wrapped=100 * table.wrapped),
+        hide_index=True,
+        column_config={
+            "layer": st.column_config.TextColumn(help="From the chosen one back to the pixels."),
+            "tokens": st.column_config.NumberColumn(format="localized", help="Tokens that at least one path reaches."),
+            "share": st.column_config.NumberColumn("of the map", format="%.1f %%", help="Their share of the map."),
+            "effective": st.column_config.NumberColumn(
+                format="%.1f", help="Tokens that evenly spread paths would reach: exp of the entropy."
+            ),
+            "wrapped": st.column_config.NumberColumn(
+                "round a border", format="%.1f %%", help="Weight share of the paths that wrap at least once."
+            ),
+        },
+        alt="Layer by layer, how many tokens the paths reach and how much of their weight goes round a border",
+    )
+
+
+def _rebuild(layer: str, labels: list[str]) -> None:
+    branch = state.valid("rebuilt_branch", labels, labels[-1])
+    st.segmented_control(
+        "Branch",
+        labels,
+        key="rebuilt_branch",
+        required=True,
+        on_change=state.remember,
+        help="The branch whose tokens are rebuilt; its four quarters of the channels move each their own way.",
+    )
+    found = cache.ask(tracing.reconstruction, model, picture, layer, branch)
+    words.badge("measured", "bits of the picture in the sidebar at the input of this layer")
+    figure.show(
+        reconstruction_steps(found),
+        "reconstruction",
+        f"The four channel quarters of the {branch} branch of {layer}, shifted in {len(found.frames) - 1} steps; play, "
+        "or move the slider.",
+        {"frames": found.frames},
+        figure.loading(model, picture)
+        + "from analysis.figures.tracing import reconstruction_steps\nfrom analysis.tracing import reconstruction\n\n"
+        f"figure = reconstruction_steps(reconstruction(model, x, {layer!r}, {branch!r}))\n",
+    )
+    st.caption(
+        "Nothing moves until you press Play or draw the slider. What leaves the map on one side comes in on the other."
+    )
+
+
+def _wrap() -> None:
+    if not mlps:
+        st.info(f"{model.title} has no binary MLP, so nothing wraps round.")
+        return
+    padded = state.valid("padding", ["wrap-round", "zero padding"], "zero padding") == "zero padding"
+    st.segmented_control(
+        "Beyond the border",
+        ["wrap-round", "zero padding"],
+        key="padding",
+        required=True,
+        on_change=state.remember,
+        help="What every binary MLP reads there: the opposite side, as it was trained, or nothing, as a convolution.",
+    )
+    effect = cache.ask(branches.wrap_effect, model, picture)
+    if not padded:
+        effect = effect.assign(after=effect.before, p_after=effect.p_before)
+    before, after = int(effect.before.argmax()), int(effect.after.argmax())
+    moved = float((effect.after - effect.before).abs().max())
+    words.badge("measured", "logits of the picture in the sidebar")
+    if not padded:
+        st.markdown("As it was trained: nothing changes.")
+    elif before == after:
+        st.markdown(
+            f"**{model.classes[before]}** stays the likeliest class, from {effect.p_before[before]:.1%} to "
+            f"{effect.p_after[after]:.1%}; logits move by up to {moved:.2f}."
+        )
+    else:
+        st.markdown(
+            f"The likeliest class changes from **{model.classes[before]}** to **{model.classes[after]}**; logits move "
+            f"by up to {moved:.2f}."
+        )
+    undo = "" if padded else "effect = effect.assign(after=effect.before, p_after=effect.p_before)\n"
+    figure.show(
+        effect_bars(effect, model.classes, ("wrap-round", "zero padding" if padded else "wrap-round again")),
+        "wrap-round",
+        f"Probabilities of the likeliest classes with wrap-round and beside it; logits move by up to {moved:.2f}",
+        effect.assign(label=model.classes),
+        figure.loading(model, picture)
+        + "from analysis.branches import wrap_effect\nfrom analysis.figures.branches import effect_bars\n\n"
+        f"effect = wrap_effect(model, x)\n{undo}"
+        f"figure = effect_bars(effect, {model.classes!r}, "
+        f"{('wrap-round', 'zero padding' if padded else 'wrap-round again')!r})\n",
+    )
+
+
 explore()
 words.misleads(
     "The area of a disc is the share of |α·sign W| that reads this source, summed over all outputs. It says how much "
     "the layer *can* take from there, not how much it takes for this picture.",
     "Shifts are cyclic: a token at the border reads tokens from the opposite border, far away in the picture.",
     "A convolution's taps outside the map (crosses) meet zero padding and add nothing.",
-    "This is one layer. What a token depends on through all earlier layers is on the page *Receptive fields*.",
+    "Paths back to the image are weighed by magnitudes alone: where two of them cancel for this picture, the strip "
+    "does not show it. What counts for a picture is on the page *Receptive fields*, measured.",
+    "The network was trained with wrap-round. What zero padding does to its logits is the shock of something it never "
+    "met, not what a network trained with padding would lose.",
 )
