@@ -31,7 +31,7 @@ def trace_strip(trace: Trace, image: NDArray[np.uint8] | None = None) -> go.Figu
     titles = [*names, *(["the picture"] if image is not None else [])]
     columns = min(_COLUMNS, len(titles))
     rows = math.ceil(len(titles) / columns)
-    fig = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.02, vertical_spacing=0.3 / rows)
+    fig = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.02, vertical_spacing=0.36 / rows)
     for k, name in enumerate(names):
         weights = trace.maps[name]
         with np.errstate(divide="ignore"):
