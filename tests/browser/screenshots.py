@@ -6,7 +6,7 @@ from pathlib import Path
 
 from browser.dashboard import FLAGS, PAGES, READY, ROOT, chromium, serving
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from bcdnet.files import write_atomically
 
@@ -30,7 +30,8 @@ def main(folder: Path = FOLDER, theme: str = "light") -> None:
         for name, (text, charts) in PAGES.items():
             page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
             page.wait_for_function(READY, arg=[name, text, charts], polling=50, timeout=120_000)
-            page.wait_for_timeout(1000)  # fonts, and what fades in
+            page.wait_for_timeout(2000)  # fonts, what fades in, and jobs that begin by themselves
+            expect(page.get_by_role("button", name="Cancel")).to_have_count(0, timeout=120_000)
             with Image.open(io.BytesIO(page.screenshot())) as shot:
                 stream = io.BytesIO()
                 shot.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
