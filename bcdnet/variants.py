@@ -66,6 +66,9 @@ class Config:
     precision: str = "1/1"
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.type is str and not isinstance(value := getattr(self, field.name), str):
+                raise ConfigError(f"{field.name} must be a text, not {value!r}.")
         try:
             size = self.image_size
             if isinstance(size, int):

@@ -47,7 +47,7 @@ def test_mlp_groups_take_the_place_of_the_last_plain_blocks(groups: int, blocks:
         ("bcdnet_a", {"brances": "PSS"}, "no field 'brances'; did you mean 'branches'"),
         ("bcdnet_a", {"branches": "PXL"}, "letters P, S and L"),
         ("bcdnet_a", {"branches": ""}, "letters P, S and L"),
-        ("bcdnet_a", {"branches": 3}, "wrong kind"),
+        ("bcdnet_a", {"branches": 3}, "must be a text"),
         ("bcdnet_a", {"precision": "2/2"}, "precision must be one of 32/32, 32/1, 1/32, 1/1"),
         ("bcdnet_a", {"long_range": 0}, "long_range must be a positive whole number"),
         ("bcdnet_a", {"long_range": "third"}, "or 'half'"),

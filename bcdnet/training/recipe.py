@@ -160,13 +160,16 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     data = _read(path)
     for override in overrides or []:
         _set(data, override)
+    given = data.pop("steps", None) or []
+    if not (isinstance(given, list) and all(isinstance(step, dict) for step in given)):
+        raise RecipeError(f"{path.name}: steps must be a list of keys and values, e.g. steps.0.epochs=1.")
     try:
-        steps = tuple(_build(Step, step, f"a step in {path.name}") for step in data.pop("steps", None) or [])
+        steps = tuple(_build(Step, step, f"a step in {path.name}") for step in given)
         data.setdefault("name", path.stem)
         recipe: Recipe = replace(_build(Recipe, {**data, "steps": steps}, path.name), source=path.name)
         _check(recipe)
     except (TypeError, AttributeError) as error:
-        raise RecipeError(f"{path.name} is not laid out as a recipe is, see recipes/ ({error}).") from error
+        raise RecipeError(f"{path.name} is not laid out as a recipe is; compare it with those in recipes/.") from error
     return recipe
 
 
@@ -263,6 +266,8 @@ def _check(recipe: Recipe) -> None:
         value = getattr(recipe, name)
         require(value is None or (isinstance(value, str) and bool(value)), f"{name} must be a text or null.")
     require(isinstance(recipe.model, dict) and "variant" in recipe.model, "model needs a variant, e.g. bcdnet_a.")
+    require(isinstance(recipe.model["variant"], str), "the variant of model must be a name, e.g. bcdnet_a.")
+    require("precision" not in recipe.model, "precision belongs to the steps, e.g. steps.0.precision=32/1.")
     require(whole(recipe.batch_size, 2), "batch_size must be a whole number of at least 2.")
     require(whole(recipe.accumulate, 1), "accumulate must be a positive whole number.")
     require(recipe.batch_size % recipe.accumulate == 0, "batch_size must be a multiple of accumulate.")

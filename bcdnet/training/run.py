@@ -232,6 +232,8 @@ def _fabric(recipe: Recipe) -> Fabric:
         strategy=strategy,
         precision=recipe.amp,  # type: ignore[arg-type]
     )
+    if recipe.amp == "16-mixed" and fabric.device.type == "cpu":  # Lightning would take bfloat16 instead
+        raise RecipeError("amp: 16-mixed needs a GPU; set amp to bf16-mixed or 32-true to train on a processor.")
     fabric.launch()
     return fabric
 

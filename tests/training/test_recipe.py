@@ -81,8 +81,8 @@ def test_a_step_may_have_augmentations_of_its_own(tmp_path: Path) -> None:
         (BASE.replace("precision: 32/1, ", ""), "lacks 'precision'"),
         (BASE.replace(FIRST_LR, "}, {").replace(", }", "}"), "lacks 'lr'"),
         (BASE.split("steps")[0], "at least one step"),
-        (BASE.split("steps")[0] + "steps: 5\n", "not laid out"),
-        (BASE.split("steps")[0] + "steps: [1]\n", "not laid out"),
+        (BASE.split("steps")[0] + "steps: 5\n", "steps must be a list"),
+        (BASE.split("steps")[0] + "steps: [1]\n", "steps must be a list"),
         (BASE.replace("bcdnet_a", "bcdnet_z"), "did you mean 'bcdnet_"),
         (BASE.replace("mlp_groups: 2", "mlp_group: 2"), "did you mean 'mlp_groups'"),
         (BASE.replace("mlp_groups: 2", "mlp_groups: two"), "value of the wrong kind"),
@@ -138,6 +138,25 @@ def test_a_bad_recipe_is_one_sentence(tmp_path: Path, text: str, words: str) -> 
         load_recipe(write(tmp_path, text))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("model.variant=5", "the variant of model must be a name"),
+        ("model.precision=", "precision belongs to the steps"),
+        ("model.branches=5", "branches must be a text, not 5"),
+        ("steps=5", "steps must be a list"),
+        ("steps=[5]", "steps must be a list"),
+        ("steps.0=1", "steps must be a list"),
+        ("[1]", "write it as key=value"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_told_without_words_of_python(override: str, sentence: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(Path(__file__).parents[2] / "recipes" / "fmnist_bcdnet_a.yaml", [override])
+    assert sentence in str(error.value)
+    assert not any(word in str(error.value) for word in ("NoneType", "iterable", "object", "keyword", "()"))
 
 
 @pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/b", ".hidden", "a b", ".."])

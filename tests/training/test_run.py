@@ -1,6 +1,7 @@
 """Whole runs on a miniature of the real data set, in this process."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import bcdnet
 from bcdnet.checkpoint import CheckpointError
 from bcdnet.data import FASHION_MNIST, DataError, fashion_mnist
 from bcdnet.training import loop
+from bcdnet.training import run as running
 from bcdnet.training.distillation import distillation_loss
 from bcdnet.training.recipe import RecipeError, load_recipe
 from bcdnet.training.run import require_same_run, train
@@ -274,3 +276,43 @@ def test_the_same_recipe_makes_the_same_weights(miniature: Path) -> None:
     seeded, _ = run(miniature, "seeded", ONE_STEP, "augment=[shift, flip]", "seed=1")
     with pytest.raises(AssertionError):
         assert_same_weights(one / "step1.safetensors", seeded / "step1.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("environment", "here", "nodes"),
+    [
+        ({}, 1, 1),
+        ({"LOCAL_WORLD_SIZE": "8", "WORLD_SIZE": "8"}, 8, 1),
+        ({"LOCAL_WORLD_SIZE": "8", "WORLD_SIZE": "32"}, 8, 4),
+        ({"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "train"}, 4, 2),
+        ({"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train"}, 4, 1),
+        ({"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "bash"}, 1, 1),  # a shell within a job trains alone
+    ],
+)
+def test_as_many_processes_train_as_torchrun_or_slurm_started(
+    environment: dict[str, str], here: int, nodes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_NNODES", "SLURM_JOB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    asked: dict[str, Any] = {}
+
+    class Recorded:
+        device = torch.device("cpu")
+
+        def __init__(self, **arguments: Any) -> None:
+            asked.update(arguments)
+
+        def launch(self) -> None:
+            asked["launched"] = True
+
+    monkeypatch.setattr(running, "Fabric", Recorded)
+    recipe = load_recipe(Path(__file__).parents[2] / "recipes" / "fmnist_bcdnet_a.yaml")
+    running._fabric(recipe)
+    assert asked == {
+        "devices": here, "num_nodes": nodes, "strategy": "ddp" if here * nodes > 1 else "auto",
+        "precision": recipe.amp, "launched": True,
+    }  # fmt: skip
+    with pytest.raises(RecipeError, match="16-mixed needs a GPU"):
+        running._fabric(replace(recipe, amp="16-mixed"))
