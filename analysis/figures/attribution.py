@@ -29,6 +29,9 @@ def overlay(map: Map, image: Picture | None = None, unit: str = "logit", size: i
         image: uint8 (H, W) or (H, W, 3), the pixels the network saw.
         unit: of the values, for the colour bar.
         size: height of the figure in pixels.
+
+    Example:
+        >>> overlay(attribute(model, x, 0, "saliency").map)
     """
     return side_by_side({"": map}, [image], unit=unit, size=size)
 
@@ -49,6 +52,9 @@ def side_by_side(
             its title then tells.
         unit: of the values, for the colour bar.
         size: height of the figure in pixels; by the number of rows and columns if None.
+
+    Example:
+        >>> side_by_side({name: attribute(model, x, 0, name).map for name in ("saliency", "grad_cam")})
     """
     pictures = images if isinstance(images, Sequence) else [images] * len(maps)
     limits = {title: _limit(map) for title, map in maps.items()}
@@ -98,6 +104,9 @@ def difference(
         image: uint8 (H, W) or (H, W, 3), under all three.
         unit: of the values, for the colour bar.
         size: height of the figure in pixels.
+
+    Example:
+        >>> difference(*(attribute(model, x, k, "saliency").map for k in (0, 1)), ("shirt", "shoe"))
     """
     first, second = names
     maps = {first: a, second: b, f"{first} − {second}": a - b}
@@ -111,6 +120,9 @@ def top_bars(top: pd.DataFrame, chosen: int | None = None, size: int | None = No
         top: rows of :func:`analysis.comparison.top_k`, likeliest first.
         chosen: class index to highlight; the others are grey. None highlights the first.
         size: height of the figure in pixels; grows with the number of bars if None.
+
+    Example:
+        >>> top_bars(top_k(model, x, ["shirt", "shoe", "bag"]))
     """
     chosen = int(top["index"].iloc[0]) if chosen is None else chosen
     percent = 100 * top["probability"]

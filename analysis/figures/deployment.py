@@ -30,6 +30,9 @@ def threshold_room(layers: pd.DataFrame, size: int | None = None) -> go.Figure:
     Args:
         layers: :attr:`analysis.deployment.Twin.layers`.
         size: height of the figure in pixels; grows with the number of layers if None.
+
+    Example:
+        >>> threshold_room(twin(model, bcdnet.pack(model), x).layers)
     """
     rows = layers[layers.bits > 0]
     fig = go.Figure()
@@ -81,6 +84,9 @@ def differing_bits(layers: pd.DataFrame, size: int | None = None) -> go.Figure:
     Args:
         layers: :attr:`analysis.deployment.Twin.layers`.
         size: height of the figure in pixels; grows with the number of layers if None.
+
+    Example:
+        >>> differing_bits(twin(model, bcdnet.pack(model), x).layers)
     """
     rows = layers[layers.bits > 0]
     fig = go.Figure()
@@ -121,6 +127,9 @@ def layer_dumbbells(times: pd.DataFrame, size: int | None = None) -> go.Figure:
     Args:
         times: from :func:`analysis.deployment.layer_times`.
         size: height of the figure in pixels; grows with the number of layers if None.
+
+    Example:
+        >>> layer_dumbbells(layer_times(model, bcdnet.pack(model), x))
     """
     ratio = times.float_ms / times.packed_ms
     fig = go.Figure()
@@ -164,6 +173,9 @@ def file_bars(parts: pd.DataFrame, size: int = 210) -> go.Figure:
     Args:
         parts: from :func:`analysis.deployment.file_parts`.
         size: height of the figure in pixels.
+
+    Example:
+        >>> file_bars(file_parts(model, bcdnet.pack(model), 1_700_000, 100_000))
     """
     totals = parts.groupby("file", sort=False).bytes.sum()
     fig = go.Figure()
@@ -197,6 +209,9 @@ def speed_lines(speed: pd.DataFrame, size: int = 320) -> go.Figure:
     Args:
         speed: rows of :func:`analysis.deployment.speed`, of any numbers of threads.
         size: height of the figure in pixels.
+
+    Example:
+        >>> speed_lines(speed(model, x, threads=1, budget=0.1))
     """
     fig = go.Figure()
     for runtime, name in RUNTIMES.items():
@@ -230,6 +245,9 @@ def twin_maps(maps: LayerMaps, channel: int, bit_channel: int, size: int | None 
         channel: of the output.
         bit_channel: of the input.
         size: height of the figure in pixels.
+
+    Example:
+        >>> twin_maps(layer_maps(model, bcdnet.pack(model), x, "mlp1_1"), 0, 0)
     """
     planes = []
     if maps.float_bits is not None and maps.packed_bits is not None:

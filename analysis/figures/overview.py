@@ -15,6 +15,9 @@ def training_curves(logs: Mapping[str, pd.DataFrame], ids: Mapping[str, str], si
         logs: title of a model -> its log, columns ``step``, ``precision``, ``epoch``, ``test_top1`` in percent.
         ids: title -> id of the model, for its colour.
         size: height of the figure in pixels.
+
+    Example:
+        >>> training_curves({"A": pd.read_csv("assets/checkpoints/fmnist_bcdnet_a.csv")}, {"A": "fmnist_bcdnet_a"})
     """
     fig = go.Figure()
     for k, (title, log) in enumerate(logs.items()):

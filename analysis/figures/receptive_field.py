@@ -23,6 +23,9 @@ def receptive_set(
         plain: the same with ``wrap=False``; what only ``field`` holds is drawn in a second colour.
         image: uint8 (H, W) or (H, W, 3) under it.
         size: height of the figure in pixels.
+
+    Example:
+        >>> receptive_set(exact_receptive_field(model, "mlp1_1", 3, 3))
     """
     height, width = field.shape
     state = field.astype(int)
@@ -73,6 +76,9 @@ def growth_curve(
         growths: name of a model -> :func:`analysis.receptive_field.receptive_field_growth`.
         ids: name -> id that settles its colour, see :func:`analysis.figures.palette.model_color`.
         size: height of the figure in pixels.
+
+    Example:
+        >>> growth_curve({"BCDNet-A": receptive_field_growth(model, 3, 3)})
     """
     fig = go.Figure()
     for k, (name, growth) in enumerate(growths.items()):
@@ -125,6 +131,9 @@ def erf_heatmap(
         limit: top of the colour scale, to compare maps; their own maximum if None.
         log: logarithmic colours over four decades.
         size: height of the figure in pixels.
+
+    Example:
+        >>> erf_heatmap(effective_receptive_field(model, images, "mlp1_1", 3, 3))
     """
     height, width = erf.map.shape
     top = limit or float(erf.map.max()) or 1.0

@@ -63,6 +63,9 @@ def run_curves(
         unit: behind every value, such as " %".
         top: upper end of a scale from 0; chosen by the data if None.
         size: height in pixels.
+
+    Example:
+        >>> run_curves(curves([read_run(Path("assets/checkpoints/elpv_twin.csv"))], "lr"), "", {"elpv_twin": "red"})
     """
     fig = go.Figure()
     for data, width in ((thin, 1.2), (curves, 2.0)):

@@ -28,6 +28,9 @@ def token_grid(
         height, width: of the layer's *input* map in tokens.
         image: uint8 (H, W) or (H, W, 3), shown under the grid.
         size: height of the figure in pixels.
+
+    Example:
+        >>> token_grid(token_sources(model, "mlp1_1", 3, 3), 7, 7)
     """
     merged = distinct_sources(sources)
     branches = list(dict.fromkeys(merged.branch))

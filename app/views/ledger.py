@@ -150,32 +150,9 @@ book()
 listed = {" ".join(switch): switch for switch in cache.ask(branches.switches, model)}
 
 
-def _loading_set(images: ImageSet, n: int, labels: bool = False) -> str:
-    """Python that makes the first ``n`` images of a set the network's input ``images``, and its ``labels``."""
-    lines = [
-        "from bcdnet.data import Preprocess, open_dataset",
-        f"data = open_dataset({images.test_of or 'your-images'!r})",
-        f"images, labels = next(data.batches(Preprocess.from_dict(model.card['preprocess']), {n}))",
-    ]
-    if labels:
-        lines += [
-            "names = [name.casefold() for name in model.card['classes']]",
-            "labels = [names.index(data.classes[label].casefold()) for label in labels]",
-        ]
-    return "\n".join(lines) + "\n"
-
-
 def _labels(images: ImageSet, n: int) -> tuple[int, ...] | None:
     truth = images.labels(model)
     return None if truth is None else tuple(truth[:n].tolist())
-
-
-def _count(images: ImageSet) -> int:
-    state.valid("n", (50, 200, 1000), 200)
-    n: int = st.select_slider(
-        "Images", (50, 200, 1000), key="n", on_change=state.remember, help="So many, from the beginning of the set."
-    )
-    return min(n, len(images))
 
 
 def _choose() -> tuple[branches.Switch, ...]:
@@ -215,7 +192,7 @@ def _picture(off: tuple[branches.Switch, ...], replace: str) -> None:
         if images is None:
             return
         n = min(_REFERENCE, len(images))
-        reference, loading, given = images.first(n), _loading_set(images, n), ", images"
+        reference, loading, given = images.first(n), figure.loading_images(images, n), ", images"
     effect = cache.ask(branches.switch_effect, model, picture, off, reference)
     before, after = int(effect.before.argmax()), int(effect.after.argmax())
     was, now = f"{effect.p_before[before]:.1%}", f"{effect.p_after[after]:.1%}"
@@ -244,7 +221,7 @@ def _accuracy(off: tuple[branches.Switch, ...], replace: str) -> None:
     if not off:
         st.info("Nothing is switched off, so nothing changes.")
         return
-    n = _count(images)
+    n = selection.count(images, 200)
     labels = _labels(images, n)
     found = jobs.answer(
         branches.knockout,
@@ -283,7 +260,7 @@ def _alone(replace: str) -> None:
     images = selection.images()
     if images is None:
         return
-    n = _count(images)
+    n = selection.count(images, 200)
     labels = _labels(images, n)
     found = jobs.answer(
         branches.knockout,
@@ -306,7 +283,9 @@ def _alone(replace: str) -> None:
         "knock-outs",
         f"What switching off each branch of each layer alone does to {n:,} images; most without {worst['name']}",
         found.table,
-        figure.loading(model) + _loading_set(images, n, labels is not None) + "from analysis.branches import knockout\n"
+        figure.loading(model)
+        + figure.loading_images(images, n, labels is not None)
+        + "from analysis.branches import knockout\n"
         "from analysis.figures.branches import knockout_heatmap\n\n"
         f"found = knockout(model, images, {given})\n"
         f"figure = knockout_heatmap(found, {column!r})\n",
@@ -325,7 +304,7 @@ def _shares() -> None:
     images = selection.images()
     if images is None:
         return
-    n = _count(images)
+    n = selection.count(images, 200)
     measure = state.valid("share", list(_SHARES), "variance_share")
     st.segmented_control(
         "Share of",
@@ -348,7 +327,7 @@ def _shares() -> None:
         "shares",
         f"Share of every term in the {_SHARES[measure]} of each layer's pre-activations",
         shares,
-        figure.loading(model) + _loading_set(images, n) + "from analysis.branches import branch_shares\n"
+        figure.loading(model) + figure.loading_images(images, n) + "from analysis.branches import branch_shares\n"
         "from analysis.figures.branches import share_bars\n\n"
         f"figure = share_bars(branch_shares(model, images), {measure!r})\n",
     )

@@ -1,16 +1,10 @@
 """Binarization analyses: errors, bits and thresholds by hand."""
 
-import doctest
-import inspect
-
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import pytest
 import torch
 
-import analysis.binarization
-import analysis.figures.binarization as figures
 from analysis.binarization import (
     CHUNK,
     LatentWeights,
@@ -353,18 +347,3 @@ def test_activation_errors_show_the_image_within_the_set():
     assert len(activation_errors(picture, measure="l1").data) == 1
     with pytest.raises(ValueError, match="measure is one of"):
         activation_errors(picture, measure="n")
-
-
-FIGURES = [
-    value for _, value in inspect.getmembers(figures, inspect.isfunction) if value.__module__ == figures.__name__
-]
-DRAWING = [f for f in FIGURES if not f.__name__.startswith("_") and f is not brushed]
-
-
-@pytest.mark.parametrize("figure", DRAWING, ids=lambda f: f.__name__)
-def test_the_example_of_every_figure_runs(figure):
-    examples = doctest.DocTestParser().get_examples(figure.__doc__)
-    assert examples
-    names = {**vars(analysis.binarization), **vars(figures), "model": net("bcdnet_b"), "x": torch.randn(2, 1, 4, 4)}
-    for example in examples:
-        assert isinstance(eval(example.source, names), go.Figure)

@@ -1,17 +1,13 @@
 """Single bits: margins, thresholds left out, flips and entropies by hand."""
 
-import doctest
-import inspect
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import pytest
 import torch
 from torch import Tensor
 
-import analysis.bits
 import analysis.figures.bits as figures
 from analysis.binarization import CHUNK
 from analysis.bits import (
@@ -377,20 +373,6 @@ def test_the_model_is_left_as_it_was_also_after_an_error(ask):
     assert all(p.requires_grad and p.grad is None for p in model.parameters()) and torch.is_grad_enabled()
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
-
-
-FIGURES = [
-    value for _, value in inspect.getmembers(figures, inspect.isfunction) if value.__module__ == figures.__name__
-]
-
-
-@pytest.mark.parametrize("figure", [f for f in FIGURES if not f.__name__.startswith("_")], ids=lambda f: f.__name__)
-def test_the_example_of_every_figure_runs(figure):
-    examples = doctest.DocTestParser().get_examples(figure.__doc__)
-    assert examples
-    names = {**vars(analysis.bits), **vars(figures), "model": contextual(), "x": X, "images": X}
-    for example in examples:
-        assert isinstance(eval(example.source, names), go.Figure)
 
 
 def test_margin_map_shows_the_bit_nearest_to_its_threshold():

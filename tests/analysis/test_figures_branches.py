@@ -1,15 +1,10 @@
 """Figures of the branch ledger show the numbers they were given."""
 
-import doctest
-import inspect
-
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import pytest
 import torch
 
-import analysis.branches
 import analysis.figures.branches as figures
 from analysis.branches import Knockout, branch_shares, knockout, ledger, switch_effect
 from analysis.figures.palette import branch_color
@@ -25,20 +20,6 @@ def net(name: str = "bcdnet_a", **overrides: object) -> Network:
     plan = {"blocks": (2,), "strides": (1,), "stem_stride": 1, "mlp_groups": 1, "mlps_per_conv": 1}
     torch.manual_seed(0)
     return create_model(name, **{**fields, **plan, **overrides}).eval()
-
-
-FIGURES = [
-    value for _, value in inspect.getmembers(figures, inspect.isfunction) if value.__module__ == figures.__name__
-]
-
-
-@pytest.mark.parametrize("figure", [f for f in FIGURES if not f.__name__.startswith("_")], ids=lambda f: f.__name__)
-def test_the_example_of_every_figure_runs(figure):
-    examples = doctest.DocTestParser().get_examples(figure.__doc__)
-    assert examples
-    given = {"model": net("bcdnet_b"), "x": X, "images": torch.cat([X, -X]), "labels": [0, 1]}
-    for example in examples:
-        assert isinstance(eval(example.source, {**vars(analysis.branches), **vars(figures), **given}), go.Figure)
 
 
 def entries() -> pd.DataFrame:

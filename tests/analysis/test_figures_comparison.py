@@ -1,14 +1,9 @@
 """Figures of models on a set: examples run, and the reliability diagram shows what calibration found."""
 
-import doctest
-
 import numpy as np
-import plotly.graph_objects as go
 import pytest
 
-from analysis import comparison
 from analysis.comparison import calibration
-from analysis.figures import comparison as figures
 from analysis.figures.comparison import reliability_diagram
 
 CLASSES, LABELS = ("cat", "dog"), [0, 1, 0, 0]
@@ -17,16 +12,6 @@ LOGITS = {
     "a": np.stack([np.log(CONFIDENCE), np.log(1 - CONFIDENCE)], axis=1),  # right, wrong, right, right
     "b": np.zeros((4, 2)),
 }
-FIGURES = [figures.accuracy_whiskers, figures.per_class_dots, figures.confusion_heatmap, reliability_diagram]
-
-
-@pytest.mark.parametrize("figure", FIGURES, ids=lambda f: f.__name__)
-def test_the_example_of_every_figure_runs(figure):
-    examples = doctest.DocTestParser().get_examples(figure.__doc__)
-    assert examples
-    names = {**vars(comparison), **vars(figures), "logits": LOGITS, "labels": LABELS, "classes": CLASSES}
-    for example in examples:
-        assert isinstance(eval(example.source, names), go.Figure)
 
 
 def test_the_reliability_diagram_leaves_out_empty_bins_and_counts_images():
