@@ -2,8 +2,8 @@
 
     python -m benchmarks.agreement [CHECKPOINT ...] [--images N] [--full N] [--threads N] [--output FILE]
 
-Without arguments it takes every shipped 1/1 checkpoint and all 10,000 test images, and then random images of two sizes
-through full-size networks with random weights, statistics, shifts and embeddings.
+Without arguments it takes every shipped 1/1 checkpoint and all test images of its data set, and then random images of
+two sizes through full-size networks with random weights, statistics, shifts and embeddings.
 
 Two float computations that add in another order differ by rounding, and so may the bit of a value that lies within
 rounding of its threshold. One such bit changes what every later layer sees, so that a plain comparison of later layers
@@ -199,8 +199,8 @@ def compare(model: bcdnet.Network, batches: Iterable[Tensor], name: str = "", th
 
 
 def images_of(model: bcdnet.Network, most: int | None = None, batch: int = 200) -> Iterator[Tensor]:
-    """The test images in batches, prepared as the network's card says; the first ``most`` of them."""
-    batches = open_dataset("fashion-mnist").batches(model_preprocess(model), batch)
+    """The test images of the network's own data set in batches, prepared as its card says; the first ``most``."""
+    batches = open_dataset(model.card["dataset"]).batches(model_preprocess(model), batch)
     left = most
     for images, _ in batches:
         yield images[:left]
