@@ -4,7 +4,8 @@ The exact receptive field is a *set*: cyclic shifts wrap round the border, so on
 propagated backward through the units by index arithmetic; no forward pass, no weights.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,19 +14,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from analysis.sampling import Size, branch_labels, check_location
+from analysis.attribution import rank_correlation
+from analysis.sampling import Size, branch_labels, check_location, stays_inside
 from bcdnet.evaluate import evaluating
 from bcdnet.layers import BinaryConv2d, BinaryMLP, MixerBlock, Repeat, ResidualUnit, branch_offsets
 from bcdnet.model import Network, map_sizes
 
 Mask = NDArray[np.bool_]
+#: Called with (done, total) passes.
+Progress = Callable[[int, int], object]
+
+#: Branches of binary MLPs that read no other token: with them alone, only convolutions widen the field.
+CONVOLUTIONS = "P"
 
 #: Images in one pass through the network; ``progress`` is called after each.
 CHUNK = 16
 
 
 def exact_receptive_field(
-    model: Network, layer: str, row: int, col: int, image_size: Size | None = None, wrap: bool = True
+    model: Network,
+    layer: str,
+    row: int,
+    col: int,
+    image_size: Size | None = None,
+    wrap: bool = True,
+    kinds: str | None = None,
 ) -> Mask:
     """The exact set of input pixels that can reach one output token of a layer.
 
@@ -38,6 +51,8 @@ def exact_receptive_field(
         row, col: token of the layer's output map.
         image_size: (height, width) in pixels; the configuration's own if None.
         wrap: False drops every path that goes round the border.
+        kinds: which branches of binary MLPs to follow, letters as in the configuration, e.g. :data:`CONVOLUTIONS`;
+            all if None.
 
     Returns:
         bool (H, W) over the pixels of the image.
@@ -47,16 +62,16 @@ def exact_receptive_field(
         InputError: the strides do not allow this image size.
     """
     mask = _start(model, layer, row, col, image_size)
-    return _to_pixels(model, layer, mask, image_size, wrap)
+    return _to_pixels(model, layer, mask, image_size, wrap, kinds)
 
 
 def branch_receptive_field(
-    model: Network, layer: str, branch: str, row: int, col: int, image_size: Size | None = None
+    model: Network, layer: str, branch: str, row: int, col: int, image_size: Size | None = None, wrap: bool = True
 ) -> Mask:
     """The part of :func:`exact_receptive_field` that passes through one branch of this layer.
 
     Args:
-        model, layer, row, col, image_size: as there, but ``layer`` is not the stem.
+        model, layer, row, col, image_size, wrap: as there, but ``layer`` is not the stem.
         branch: one of the layer's :func:`analysis.sampling.branch_labels`, or "shortcut". Below the layer every
             path counts.
 
@@ -70,7 +85,7 @@ def branch_receptive_field(
     known = (*branch_labels(block.op), "shortcut")
     if branch not in known:
         raise ValueError(f"layer {layer} has the branches {', '.join(known)}, not {branch!r}.")
-    return _to_pixels(model, layer, mask, image_size, True, branch)
+    return _to_pixels(model, layer, mask, image_size, wrap, None, branch)
 
 
 def receptive_field_growth(model: Network, row: int, col: int, image_size: Size | None = None) -> pd.DataFrame:
@@ -84,7 +99,8 @@ def receptive_field_growth(model: Network, row: int, col: int, image_size: Size 
     Returns:
         One row per layer: ``layer``, ``row``, ``col`` (the token there), ``pixels`` in the set, ``share`` of the image,
         ``wrapped``: share of the set that is reached only round the border, ``box``: share of the image inside the
-        smallest box round what is reached without wrapping, which is what box arithmetic would report.
+        smallest box round what is reached without wrapping, which is what box arithmetic would report, and
+        ``convolutions``: share of the image that convolutions alone reach, see :data:`CONVOLUTIONS`.
     """
     sizes = map_sizes(model.config, image_size)
     *_, last = sizes.values()
@@ -95,6 +111,7 @@ def receptive_field_growth(model: Network, row: int, col: int, image_size: Size 
         field = exact_receptive_field(model, layer, r, c, image_size)
         plain = exact_receptive_field(model, layer, r, c, image_size, wrap=False)
         box = _hull(plain.max(1))[:, None] & _hull(plain.max(0))
+        alone = exact_receptive_field(model, layer, r, c, image_size, kinds=CONVOLUTIONS)
         rows.append(
             {
                 "layer": layer,
@@ -104,6 +121,7 @@ def receptive_field_growth(model: Network, row: int, col: int, image_size: Size 
                 "share": field.mean(),
                 "wrapped": (field & ~plain).sum() / field.sum(),
                 "box": box.mean(),
+                "convolutions": alone.mean(),
             }
         )
     return pd.DataFrame(rows)
@@ -130,18 +148,24 @@ def _start(model: Network, layer: str, row: int, col: int, image_size: Size | No
 
 
 def _to_pixels(
-    model: Network, layer: str, mask: Mask, image_size: Size | None, wrap: bool, branch: str | None = None
+    model: Network,
+    layer: str,
+    mask: Mask,
+    image_size: Size | None,
+    wrap: bool,
+    kinds: str | None = None,
+    branch: str | None = None,
 ) -> Mask:
     """Carry a set of tokens of ``layer`` back to the image; ``branch`` narrows the first step only."""
     sizes = map_sizes(model.config, image_size)
     names = list(sizes)
     for k in range(names.index(layer), 0, -1):
-        mask = _unit_back(model.units.get_submodule(names[k]), mask, sizes[names[k - 1]], wrap, branch)
+        mask = _unit_back(model.units.get_submodule(names[k]), mask, sizes[names[k - 1]], wrap, kinds, branch)
         branch = None
     return _chain_back(model.stem.children(), mask, image_size or model.config.image_size)
 
 
-def _unit_back(block: nn.Module, mask: Mask, size: Size, wrap: bool, branch: str | None) -> Mask:
+def _unit_back(block: nn.Module, mask: Mask, size: Size, wrap: bool, kinds: str | None, branch: str | None) -> Mask:
     """Tokens of a block's input map, of ``size``, that reach the tokens in ``mask`` of its output map."""
     if isinstance(block, MixerBlock):  # token mixing reads every token
         return np.ones(size, bool)
@@ -153,7 +177,7 @@ def _unit_back(block: nn.Module, mask: Mask, size: Size, wrap: bool, branch: str
         reached |= _chain_back(_flatten(block.shortcut), mask, size)
     if isinstance(block.op, BinaryMLP):
         for label, kind in zip(branch_labels(block.op), block.op.kinds, strict=True):
-            if branch in (None, label):
+            if branch in (None, label) and (kinds is None or kind in kinds):
                 for offset in branch_offsets(kind, *size, block.op.long_range):
                     reached |= _shift(mask, offset, wrap)
     elif branch in (None, "conv"):
@@ -217,6 +241,10 @@ class ERF:
             the map is zero everywhere).
         inside: share of the sum of ``map`` inside the exact receptive field; 1 for gradients. A perturbed block that
             straddles the border of the set may leave a little outside.
+        wrapped: share of the effect that needs a way round the border: 1 - D / S, where S is the sum of ``map`` and D
+            what the sum becomes while every token that a binary MLP reads round the border is held at what it is for
+            the unchanged image. Below 0 where the ways round weaken the effect; NaN where there is none.
+        block: side in pixels of the blocks that changed together; 1 for gradients.
         layer, row, col: the token; method: "gradient" or "perturbation".
     """
 
@@ -224,6 +252,8 @@ class ERF:
     n: int
     area: dict[int, float]
     inside: float
+    wrapped: float
+    block: int
     layer: str
     row: int
     col: int
@@ -237,7 +267,7 @@ def effective_receptive_field(
     row: int | None = None,
     col: int | None = None,
     method: str = "gradient",
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
     block: int | None = None,
 ) -> ERF:
     """How much one output token depends on each pixel, averaged over images (Luo et al., arXiv:1701.04128).
@@ -274,9 +304,9 @@ def effective_receptive_field(
     report = progress or (lambda done, total: None)
     with evaluating(model):
         if method == "gradient":
-            total = _gradients(model, images, layer, row, col, report)
+            total, direct = _gradients(model, images, layer, row, col, report)
         elif method == "perturbation":
-            total = _perturbations(model, images, layer, row, col, report, block)
+            total, direct = _perturbations(model, images, layer, row, col, report, block)
         else:
             raise ValueError(f"method is gradient or perturbation, not {method!r}.")
     energy = total / len(images)
@@ -291,6 +321,8 @@ def effective_receptive_field(
             for share in (20, 50, 90)
         },
         float(energy[exact].sum() / whole) if whole else float("nan"),
+        1 - direct / float(total.sum()) if whole else float("nan"),
+        1 if method == "gradient" else _block_side(size, block),
         layer,
         row,
         col,
@@ -298,12 +330,34 @@ def effective_receptive_field(
     )
 
 
-def passes(image_size: Size, n: int, method: str = "gradient", block: int | None = None) -> int:
-    """Images that :func:`effective_receptive_field` passes through the network for ``n`` images of this size.
+def agreement(gradient: ERF, perturbation: ERF) -> float:
+    """Spearman's rank correlation of two effective receptive fields of one token, over the perturbed blocks.
 
-    Each at most to the end of the network; a gradient costs about two more each. Other arguments as there.
+    -1 to 1; NaN where one of them is the same everywhere. Low means that the surrogate gradient tells another story
+    than the network itself.
+
+    Raises:
+        ValueError: the two are not maps of one size.
     """
-    return n * (1 + len(_corners(image_size, block))) if method == "perturbation" else n
+    if gradient.map.shape != perturbation.map.shape:
+        raise ValueError("two effective fields can be compared only over images of one size.")
+    height, width = gradient.map.shape
+    side = perturbation.block
+    starts = np.arange(0, height, side), np.arange(0, width, side)
+    a, b = (np.add.reduceat(np.add.reduceat(erf.map, starts[0], 0), starts[1], 1) for erf in (gradient, perturbation))
+    return rank_correlation(a, b)
+
+
+def passes(model: Network, n: int, method: str = "gradient", block: int | None = None) -> int:
+    """Images that :func:`effective_receptive_field` passes through a network for ``n`` of its own size.
+
+    Each at most to the end of the network; a gradient costs about two more each. Other arguments as there. Binary MLPs
+    take every pass but the first twice, for what goes round the border.
+    """
+    ways = 2 if _mlps(model) else 1
+    if method == "gradient":
+        return n * ways
+    return n * (1 + ways * len(_corners(model.config.image_size, block)))
 
 
 def _corners(size: Size, block: int | None) -> list[tuple[int, int]]:
@@ -327,45 +381,98 @@ def _token(model: Network, x: Tensor, layer: str, row: int, col: int) -> Tensor:
     return y[:, :, row, col]
 
 
+def _mlps(model: Network) -> list[tuple[str, BinaryMLP]]:
+    return [(name, unit.op) for name, unit in model.residual_units() if isinstance(unit.op, BinaryMLP)]
+
+
+@contextmanager
+def _held(model: Network, clean: Mapping[nn.Module, Tensor] | None) -> Iterator[None]:
+    """Hold the tokens that binary MLPs read round the border at those of ``clean``, (1, C, H, W) by branch.
+
+    With None, no gradient flows through them instead.
+    """
+    with ExitStack() as stack:
+        for _, op in _mlps(model):
+            for kind, branch in zip(op.kinds, op.branches, strict=True):
+
+                def hold(module: nn.Module, given: tuple, kind: str = kind, reach: int | str = op.long_range) -> tuple:
+                    (x,) = given
+                    inside = torch.from_numpy(stays_inside(kind, x.shape[-2], x.shape[-1], reach)).to(x.device)
+                    still = x.detach() if clean is None else clean[module]
+                    return (torch.where(inside.repeat_interleave(x.shape[1] // 4, 0), x, still),)
+
+                stack.callback(branch.register_forward_pre_hook(hold).remove)
+        yield
+
+
+@contextmanager
+def _recorded(model: Network) -> Iterator[dict[nn.Module, Tensor]]:
+    """Collect what the branches of binary MLPs are given."""
+    seen: dict[nn.Module, Tensor] = {}
+    with ExitStack() as stack:
+        for _, op in _mlps(model):
+            for branch in op.branches:
+
+                def record(module: nn.Module, given: tuple) -> None:
+                    (seen[module],) = given
+
+                stack.callback(branch.register_forward_pre_hook(record).remove)
+        yield seen
+
+
 def _gradients(
-    model: Network, images: Tensor, layer: str, row: int, col: int, report: Callable[[int, int], object]
-) -> NDArray[np.float64]:
+    model: Network, images: Tensor, layer: str, row: int, col: int, report: Progress
+) -> tuple[NDArray[np.float64], float]:
+    """Summed over images: the map, and the sum of the map of what does not go round the border."""
     chunks = images.split(CHUNK)
-    total = np.zeros(images.shape[2:])
-    for done, chunk in enumerate(chunks, start=1):
+    total, direct = np.zeros(images.shape[2:]), 0.0
+
+    def gradient(chunk: Tensor) -> Tensor:
         # A copy made outside inference mode, so that the caller's tensor and mode do not matter and are not changed.
         with torch.inference_mode(False), torch.enable_grad():
             x = chunk.detach().clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(_token(model, x, layer, row, col).sum(), x)
-        total += gradient.abs().sum((0, 1)).to(torch.float64).cpu().numpy()
+            (found,) = torch.autograd.grad(_token(model, x, layer, row, col).sum(), x)
+        return found.abs().sum((0, 1)).to(torch.float64).cpu()
+
+    for done, chunk in enumerate(chunks, start=1):
+        found = gradient(chunk)
+        total += found.numpy()
+        if _mlps(model):
+            with _held(model, None):
+                found = gradient(chunk)
+        direct += float(found.sum())
         report(done, len(chunks))
-    return total
+    return total, direct
 
 
 def _perturbations(
-    model: Network,
-    images: Tensor,
-    layer: str,
-    row: int,
-    col: int,
-    report: Callable[[int, int], object],
-    block: int | None,
-) -> NDArray[np.float64]:
+    model: Network, images: Tensor, layer: str, row: int, col: int, report: Progress, block: int | None
+) -> tuple[NDArray[np.float64], float]:
+    """As :func:`_gradients`."""
     height, width = images.shape[2:]
     side, corners = _block_side((height, width), block), _corners((height, width), block)
-    total = np.zeros((height, width))
+    total, direct = np.zeros((height, width)), 0.0
     with torch.no_grad():
         fill = images.mean((0, 2, 3))[:, None, None]
         parts = [corners[k : k + CHUNK] for k in range(0, len(corners), CHUNK)]
         for n, image in enumerate(images):
-            before = _token(model, image[None], layer, row, col)
+            with _recorded(model) as clean:
+                before = _token(model, image[None], layer, row, col)
+
+            def changes(changed: Tensor, before: Tensor = before) -> Tensor:
+                return (_token(model, changed, layer, row, col) - before).abs().sum(1)
+
             for k, part in enumerate(parts, start=1):
                 changed = image.repeat(len(part), 1, 1, 1)
                 for x, (r, c) in zip(changed, part, strict=True):
                     x[:, r : r + side, c : c + side] = fill
-                change = (_token(model, changed, layer, row, col) - before).abs().sum(1)
+                change = changes(changed)
                 for (r, c), value in zip(part, change.tolist(), strict=True):
                     patch = total[r : r + side, c : c + side]
                     patch += value / patch.size
+                if _mlps(model):
+                    with _held(model, clean):
+                        change = changes(changed)
+                direct += float(change.sum())
                 report(n * len(parts) + k, len(images) * len(parts))
-    return total
+    return total, direct

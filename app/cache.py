@@ -31,7 +31,7 @@ import torch
 from PIL import Image
 
 import bcdnet
-from analysis import attribution, binarization, comparison, receptive_field, sampling, tradeoffs
+from analysis import attribution, binarization, comparison, sampling, tradeoffs
 from bcdnet import cost
 from bcdnet.checkpoint import CheckpointError, inspect
 from bcdnet.data import SOURCES, DataError, Dataset, ImageError, Preprocess, Source, decode_image, open_dataset
@@ -415,13 +415,6 @@ def seen(model: Model, picture: Picture) -> Seen:
     return Seen(x, view.image, view.box, (*picture.notes, *view.notes))
 
 
-@st.cache_resource(show_spinner=False, max_entries=8, hash_funcs=HASH)
-def _test_batch(model: Model, n: int) -> torch.Tensor:
-    data = test_set(model.dataset)
-    assert data is not None
-    return next(data.batches(preprocess(model), n))[0]
-
-
 #: Most bytes that the images of a question may take together.
 _MOST = 256 * 2**20
 
@@ -540,6 +533,7 @@ class Layer:
     """One row of :func:`analysis.sampling.layers`: sizes in tokens of the output and of the input map."""
 
     kind: str
+    branches: tuple[str, ...]
     height: int
     width: int
     in_height: int
@@ -552,7 +546,7 @@ def layers(model: Model) -> dict[str, Layer]:
     """The layers of a model by name, in order."""
     counts = ("height", "width", "in_height", "in_width", "stride", "kernel")
     return {
-        str(row["name"]): Layer(str(row["kind"]), *(int(row[name]) for name in counts))
+        str(row["name"]): Layer(str(row["kind"]), tuple(row["branches"]), *(int(row[name]) for name in counts))
         for row in _layers(model).to_dict("records")
     }
 
@@ -562,20 +556,6 @@ def token_sources(model: Model, layer: str, row: int, col: int) -> pd.DataFrame:
     """See :func:`analysis.sampling.token_sources`."""
     with locked(model) as network:
         return sampling.token_sources(network, layer, row, col)
-
-
-@st.cache_data(show_spinner=False, max_entries=512, hash_funcs=HASH)
-def exact_receptive_field(model: Model, layer: str, row: int, col: int, wrap: bool = True) -> np.ndarray:
-    """See :func:`analysis.receptive_field.exact_receptive_field`."""
-    with locked(model) as network:
-        return receptive_field.exact_receptive_field(network, layer, row, col, wrap=wrap)
-
-
-@st.cache_data(show_spinner=False, max_entries=256, hash_funcs=HASH)
-def receptive_field_growth(model: Model, row: int, col: int) -> pd.DataFrame:
-    """See :func:`analysis.receptive_field.receptive_field_growth`."""
-    with locked(model) as network:
-        return receptive_field.receptive_field_growth(network, row, col)
 
 
 @st.cache_data(show_spinner=False, max_entries=64, hash_funcs=HASH)
@@ -733,28 +713,3 @@ def _attribution_key(
     options: dict[str, Any],
 ) -> tuple[Any, ...]:
     return ("attribute", model.key, picture.key, target, method, layer, against, *sorted(options.items()))
-
-
-def erf_known(model: Model, layer: str, row: int, col: int, n: int, method: str) -> bool:
-    """Whether :func:`effective_receptive_field` would answer at once."""
-    return known(("erf", model.key, layer, row, col, n, method))
-
-
-def effective_receptive_field(
-    model: Model, layer: str, row: int, col: int, n: int, method: str, progress: Progress | None = None
-) -> receptive_field.ERF:
-    """See :func:`analysis.receptive_field.effective_receptive_field`, over the first ``n`` test images."""
-
-    def compute() -> receptive_field.ERF:
-        images = _test_batch(model, n)
-        return receptive_field.effective_receptive_field(
-            private_copy(model), images, layer, row, col, method, progress=progress
-        )
-
-    return remember(("erf", model.key, layer, row, col, n, method), compute)
-
-
-def erf_seconds(model: Model, n: int, method: str) -> float:
-    """Time that :func:`effective_receptive_field` takes on this machine, at most about."""
-    images = receptive_field.passes(model.config.image_size, n, method)
-    return (1 if method == "perturbation" else 3) * images * seconds_per_image(model)

@@ -7,7 +7,7 @@ is kept like any other, and found again on every page.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ import streamlit as st
 from app import cache
 from app.cache import Model
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 #: Up to this many seconds one simply waits; up to :data:`_UNASKED`, the work starts by itself.
@@ -114,6 +115,59 @@ def answer(
     workers.submit(_work, job, key, lambda: question(network, *given, progress=job.report, **named))
     _watch(key, what)
     return None
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One of several questions, with arguments as for :func:`answer`."""
+
+    question: Callable[..., Any]
+    model: Model
+    arguments: tuple[Any, ...]
+    forwards: int
+    what: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def key(self) -> tuple[Any, ...]:
+        return cache.question_key(self.question, self.model, self.arguments, dict(self.options))
+
+    def seconds(self) -> float:
+        return self.forwards * cache.seconds_per_image(self.model)
+
+
+def answers(asks: Mapping[K, Ask], what: str, unasked: float = _UNASKED) -> dict[K, Any]:
+    """Answers to several questions, one job after the other; those that are there already, by the keys of ``asks``.
+
+    The reader agrees once to what all of them cost together, if it is more than ``unasked`` seconds; ``what`` is a name
+    for the whole, as in :func:`answer`.
+    """
+    waiting = {name: ask for name, ask in asks.items() if not cache.known(ask.key())}
+    seconds = sum(ask.seconds() for ask in waiting.values())
+    agreed = f"agreed-{abs(hash(tuple(ask.key() for ask in asks.values())))}"
+    if seconds > unasked and not st.session_state.get(agreed):
+        forwards = sum(ask.forwards for ask in waiting.values())
+        st.info(f"{what}: {forwards:,} forward passes, about {duration(seconds)} on this machine; then it is kept.")
+        st.button(
+            "Compute it",
+            key=f"ask-{agreed}",
+            type="primary",
+            on_click=st.session_state.__setitem__,
+            args=(agreed, True),
+            help="It goes on in the background and can be cancelled at any time.",
+        )
+        asks = {name: ask for name, ask in asks.items() if name not in waiting}
+    found = {}
+    for name, ask in asks.items():
+        # What was agreed to is not asked again; what is quick alone, but not with all others, is not waited for.
+        pace = ask.seconds() if seconds <= _AT_ONCE else _UNASKED
+        options: dict[str, Any] = dict(ask.options)
+        value = answer(
+            ask.question, ask.model, *ask.arguments, forwards=ask.forwards, what=ask.what, seconds=pace, **options
+        )
+        if value is None:
+            break  # one after the other, so that one line says how far they are
+        found[name] = value
+    return found
 
 
 def _work(job: Job, key: tuple[Any, ...], compute: Callable[[], Any]) -> None:

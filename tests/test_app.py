@@ -488,18 +488,6 @@ def test_a_forward_only_map_is_not_charged_for_gradients(monkeypatch: pytest.Mon
     assert ["about 4 s" in note.value for note in at.info] == [True]
 
 
-def test_a_slow_effective_field_says_how_long_it_takes_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache._results.clear()
-    at = open_page("receptive", row="2", col="3")
-    before = charts(at)
-    monkeypatch.setattr(cache, "seconds_per_image", lambda model: 0.01)
-    at.session_state["erf_method"] = "perturbation"
-    at.run()
-    assert_fine(at)
-    # 16 images, each once whole and once for each of 14 x 14 blocks: 3152 passes of 0.01 s.
-    assert ["about 32 s" in note.value for note in at.info] == [True] and charts(at) == before - 1
-
-
 # -- uploads ----------------------------------------------------------------------------------------------------------
 
 

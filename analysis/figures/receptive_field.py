@@ -14,14 +14,20 @@ Mask = NDArray[np.bool_]
 
 
 def receptive_set(
-    field: Mask, plain: Mask | None = None, image: NDArray[np.uint8] | None = None, size: int = 460
+    field: Mask,
+    plain: Mask | None = None,
+    image: NDArray[np.uint8] | None = None,
+    beyond: str = "reached only round the border",
+    size: int = 460,
 ) -> go.Figure:
     """An exact receptive field as a set of pixels over the image.
 
     Args:
         field: bool (H, W) from :func:`analysis.receptive_field.exact_receptive_field`.
-        plain: the same with ``wrap=False``; what only ``field`` holds is drawn in a second colour.
+        plain: a smaller set, the same with ``wrap=False`` or convolutions alone; what only ``field`` holds is drawn
+            in a second colour.
         image: uint8 (H, W) or (H, W, 3) under it.
+        beyond: what the second colour stands for.
         size: height of the figure in pixels.
 
     Example:
@@ -34,7 +40,7 @@ def receptive_set(
     veil = "rgba(110,110,110,0.8)" if image is not None else "rgba(140,140,140,0.15)"
     tint = 0.3 if image is not None else 0.85
     colors = [veil, f"rgba(0,114,178,{tint})", f"rgba(230,159,0,{tint + 0.15})"]
-    names = ["not reached", "reached", "reached only round the border"]
+    names = ["not reached", "reached", beyond]
     fig = go.Figure(
         go.Heatmap(
             z=state,
@@ -68,7 +74,9 @@ def receptive_set(
 def growth_curve(
     growths: Mapping[str, pd.DataFrame], ids: Mapping[str, str] | None = None, size: int = 380
 ) -> go.Figure:
-    """Share of the image that one token can see, by depth; dotted: without going round the border.
+    """Share of the image that one token can see, by depth.
+
+    Dotted: without going round the border. Dashed: by convolutions alone.
 
     Networks with the same layers show their names on the axis, others count units from the stem, which is 0.
 
@@ -110,6 +118,18 @@ def growth_curve(
                     mode="lines",
                     line={"color": color, "width": 2, "dash": "dot"},
                     hovertemplate="%{text}: %{y:.1f} % without wrapping",
+                )
+            )
+        if (growth.convolutions < growth["share"]).any():
+            fig.add_trace(
+                go.Scatter(
+                    x=growth.index,
+                    text=growth.layer,
+                    y=100 * growth.convolutions,
+                    name=f"{name}, convolutions alone",
+                    mode="lines",
+                    line={"color": color, "width": 2, "dash": "dash"},
+                    hovertemplate="%{text}: %{y:.1f} % by convolutions alone",
                 )
             )
     layout(fig, height=size)

@@ -15,7 +15,7 @@ from analysis import comparison, tradeoffs
 from analysis.comparison import Comparison
 from analysis.figures import comparison as figures
 from app import cache, jobs, state
-from app.cache import ImageSet, Model
+from app.cache import ImageSet
 from app.widgets import figure, selection, words
 
 #: Logits (n, classes) by title of the model, classes in the order of the first one's.
@@ -58,35 +58,14 @@ def _comparable() -> dict[str, NDArray[np.int64]]:
 
 def _logits(orders: Mapping[str, NDArray[np.int64]], images: ImageSet, n: int) -> Logits:
     """Logits of the models that are done; for the others the work begins, once the reader agrees to what it costs."""
-    batches, options = images.batches(n), {"total": n}
-
-    def known(model: Model) -> bool:
-        return cache.known(cache.question_key(comparison.predict_set, model, (batches,), options))
-
-    waiting = [title for title in orders if not known(by_title[title])]
-    seconds = {title: n * cache.seconds_per_image(by_title[title]) for title in waiting}
-    asked = (images.key, n)
-    if sum(seconds.values()) > _UNASKED and st.session_state.get("compare_agreed") != asked:
-        st.info(
-            f"{n:,} images through {len(waiting)} network{'s' * (len(waiting) > 1)}: {n * len(waiting):,} forward "
-            f"passes, about {jobs.duration(sum(seconds.values()))} on this machine, once; then they are remembered."
+    asks = {
+        title: jobs.Ask(
+            comparison.predict_set, by_title[title], (images.batches(n),), n, f"{title}, {n:,} images", {"total": n}
         )
-        st.button(
-            "Compute it", type="primary", key="compare_go", on_click=st.session_state.__setitem__,
-            args=("compare_agreed", asked), help="It goes on in the background and can be cancelled at any time.",
-        )  # fmt: skip
-        waiting, seconds = [], {}
-        orders = {title: order for title, order in orders.items() if known(by_title[title])}
-    found: Logits = {}
-    for title, order in orders.items():
-        values = jobs.answer(
-            comparison.predict_set, by_title[title], batches, total=n, forwards=n, what=f"{title}, {n:,} images",
-            seconds=min(seconds.get(title, 0), 3.0),  # agreed to already
-        )  # fmt: skip
-        if values is None:
-            break  # one after the other, so that one line says how far they are
-        found[title] = values[:, order]
-    return found
+        for title in orders
+    }
+    found = jobs.answers(asks, f"{n:,} images through each network", _UNASKED)
+    return {title: logits[:, orders[title]] for title, logits in found.items()}
 
 
 def _kept(what: str, logits: Logits, images: ImageSet, n: int, *more: Any) -> tuple[Any, ...]:

@@ -6,6 +6,9 @@ import torch
 
 from analysis.figures.receptive_field import _outline, erf_heatmap, growth_curve, receptive_set
 from analysis.receptive_field import (
+    CONVOLUTIONS,
+    ERF,
+    agreement,
     branch_receptive_field,
     effective_receptive_field,
     exact_receptive_field,
@@ -79,6 +82,20 @@ def test_growth_by_hand():
     # Only row or column 7 is out of reach without wrapping: 3 pixels each; the box is then 7x7.
     assert growth.wrapped["mlp1_1"] == pytest.approx(6 / 39, abs=1e-12)
     assert growth.box["mlp1_1"] == 49 / 64
+    # Convolutions alone see what the 3x3 unit under the MLP sees.
+    assert growth.convolutions.to_dict() == growth["share"].to_dict() | {"mlp1_1": 9 / 64, "mlp1_point": 9 / 64}
+
+
+def test_each_branch_without_wrapping_by_hand():
+    model = tiny()
+    far, near = (branch_receptive_field(model, "mlp1_1", branch, 0, 0, wrap=False) for branch in ("long", "short"))
+    # From the corner, half of the ways of either branch stay on the map.
+    np.testing.assert_array_equal(far, boxes(8, (range(2, 7), range(3)), (range(3), range(2, 7))))
+    np.testing.assert_array_equal(near, boxes(8, (range(4), range(3)), (range(3), range(4))))
+    alone = exact_receptive_field(model, "mlp1_1", 0, 0, kinds=CONVOLUTIONS)
+    np.testing.assert_array_equal(alone, boxes(8, (range(3), range(3))))
+    both = exact_receptive_field(model, "mlp1_1", 0, 0, kinds="PS")
+    np.testing.assert_array_equal(both, alone | branch_receptive_field(model, "mlp1_1", "short", 0, 0))
 
 
 NETS = {
@@ -197,6 +214,42 @@ def test_effective_field_of_a_linear_layer_by_hand(method):
     # 20 images in passes of 16; per image, 64 pixels in passes of 16.
     total = {"gradient": 2, "perturbation": 80}[method]
     assert calls == [(k, total) for k in range(1, total + 1)]
+
+
+@pytest.mark.parametrize("method", ["gradient", "perturbation"])
+def test_the_share_that_goes_round_the_border_by_hand(method):
+    model = tiny(precision="32/32")
+    with torch.no_grad():
+        model.stem.conv.weight.fill_(0.25)
+        for unit in list(model.units)[:2]:
+            unit.op.weight.zero_()  # and so the identity, as nothing is negative
+        for branch in model.units.mlp1_1.op.branches:
+            branch.weight.fill_(0.1)
+        model.units.mlp1_1.bn.weight.fill_((1 + model.units.mlp1_1.bn.eps) ** 0.5)
+    images = torch.ones(2, 1, 8, 8)
+    images[1] = 3
+    erf = effective_receptive_field(model, images, "mlp1_1", 0, 0, method, block=1)
+    # Pixels behind a token: 4 in a corner, 6 at a border. From corner (0, 0), each of 16 outputs weighs its own token
+    # by 16 * 0.1 (and the shortcut by 1 / 16 of 16), each quarter of short and long by 4 * 0.1.
+    # Short: (1, 0), (0, 1), and round the border (7, 0), (0, 7). Long: (4, 0) and (0, 4), each once either way.
+    own, inside, round_ = (25.6 + 16) * 4, 6.4 * (6 + 6 + 6 + 6), 6.4 * (4 + 4 + 6 + 6)
+    assert erf.wrapped == pytest.approx(round_ / (own + inside + round_), rel=1e-4)
+    assert erf.map.sum() == pytest.approx(0.25 * (own + inside + round_), rel=1e-3)
+    assert effective_receptive_field(model, images, "conv1_1x1", 0, 0, method, block=1).wrapped == pytest.approx(0)
+
+
+def test_two_fields_are_compared_over_the_blocks_of_the_coarser_one():
+    def field(values: np.ndarray, block: int) -> ERF:
+        return ERF(values, 1, {}, 1.0, 0.0, block, "stem", 0, 0, "gradient")
+
+    fine = np.arange(25.0).reshape(5, 5)
+    coarse = np.kron([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]], np.ones((2, 2)))[:5, :5]
+    # Sums of blocks of 2, the last ones cut: 12 20 13, 52 60 33, 41 45 24 against 4 8 6, 16 20 12, 14 16 9.
+    ranks = np.array([0, 2, 1, 7, 8, 4, 5, 6, 3]), np.array([0, 2, 1, 6.5, 8, 4, 5, 6.5, 3])
+    assert agreement(field(fine, 1), field(coarse, 2)) == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert np.isnan(agreement(field(fine, 1), field(np.ones((5, 5)) * 0, 2)))
+    with pytest.raises(ValueError, match="images of one size"):
+        agreement(field(fine, 1), field(coarse[:4], 2))
 
 
 def test_opposite_gradients_do_not_cancel():
