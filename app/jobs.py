@@ -52,6 +52,10 @@ class Job:
         if self.cancelled.is_set():
             raise Cancelled
 
+    def stopped(self) -> bool:
+        """Whether nothing will come of it: it was cancelled, even if its last chunk still goes on, or it failed."""
+        return self.cancelled.is_set() or bool(self.ended.is_set() and self.failed)
+
     def seconds_left(self) -> float | None:
         """By the pace so far; None before the first chunk."""
         if not self.done:
@@ -91,7 +95,7 @@ def answer(
         return known
     jobs, workers = _jobs()
     job = jobs.get(key)
-    if job is not None and not (job.ended.is_set() and (job.failed or job.cancelled.is_set())):
+    if job is not None and not job.stopped():
         _watch(key, what)
         return None
     if seconds is None:
@@ -191,8 +195,8 @@ def _watch(key: tuple[Any, ...], what: str) -> None:
     """Progress of a job, drawn anew by itself until it ends."""
     jobs, _ = _jobs()
     job = jobs.get(key)
-    if job is None or job.ended.is_set():
-        if job is not None and not job.failed and not job.cancelled.is_set():
+    if job is None or job.ended.is_set() or job.stopped():
+        if job is not None and not job.stopped():
             del jobs[key]
         st.rerun()
     job.looked_at = time.monotonic()
