@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 from scipy.stats import binomtest, entropy
 from torch import Tensor
 
@@ -285,6 +285,53 @@ def calibration(
         rows.append((100 * b / bins, 100 * (b + 1) / bins, count, *means, *interval))
     table = pd.DataFrame(rows, columns=["from", "to", "n", "confidence", "accuracy", "low", "high"])
     return Calibration(table, ece, max(0.0, 2 * ece - largest), max(0.0, 2 * ece - smallest), n)
+
+
+@dataclass(frozen=True)
+class ROC:
+    """How many images of a class are found at the price of how many false alarms.
+
+    Attributes:
+        table: one row per threshold, from none found to all: ``threshold`` (log odds at and above which an image counts
+            as found, inf first), ``fpr`` and ``tpr`` in percent.
+        auc: area under the curve in percent, ties for a half.
+        positive, negative: number of images of the class, and of all others.
+    """
+
+    table: pd.DataFrame
+    auc: float
+    positive: int
+    negative: int
+
+
+def roc(logits: NDArray[np.floating], labels: Sequence[int] | NDArray[np.int64], positive: int) -> ROC:
+    """The receiver operating characteristic of one class against all others (Fawcett, Pattern Recogn. Lett. 2006).
+
+    The score is the log odds of the class, ``z_k - log sum over j != k of exp z_j``; of two classes that is the
+    difference of the logits.
+
+    Args:
+        logits: (n, classes).
+        labels: true class of every image, (n,).
+        positive: index of the class to be found.
+
+    Raises:
+        ValueError: shapes that do not fit each other, or no image with or without the class.
+    """
+    truth = np.asarray(labels, dtype=np.int64) == positive
+    if np.shape(logits)[:1] != truth.shape:
+        raise ValueError(f"there must be one label for each row of logits; {np.shape(logits)} came.")
+    found, others = int(truth.sum()), int((~truth).sum())
+    if not found or not others:
+        raise ValueError("a ROC curve needs images of the class and images of others; choose another class or more.")
+    values = np.asarray(logits, np.float64)
+    scores = values[:, positive] - logsumexp(np.delete(values, positive, axis=1), axis=1)
+    thresholds, place = np.unique(-scores, return_inverse=True)
+    tpr = np.cumsum(np.bincount(place, truth)) / found
+    fpr = np.cumsum(np.bincount(place, ~truth)) / others
+    table = pd.DataFrame({"threshold": -thresholds, "fpr": 100 * fpr, "tpr": 100 * tpr})
+    table = pd.concat([pd.DataFrame({"threshold": [np.inf], "fpr": [0.0], "tpr": [0.0]}), table], ignore_index=True)
+    return ROC(table, float(np.trapezoid(table.tpr, table.fpr)) / 100, found, others)
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:

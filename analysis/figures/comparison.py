@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis.comparison import Calibration
+from analysis.comparison import ROC, Calibration
 from analysis.figures.palette import GRID, INK, SEQUENTIAL, layout, model_color
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon")
@@ -222,3 +222,58 @@ def reliability_diagram(
     fig.update_xaxes(title_text="confidence: the largest probability (%)", row=2, col=1)
     fig.update_yaxes(title_text="right (%)", range=[0, 102], row=1, col=1)
     return fig.update_yaxes(title_text="images (%)", rangemode="tozero", row=2, col=1)
+
+
+def roc_curves(found: Mapping[str, ROC], ids: Mapping[str, str] | None = None, size: int = 480) -> go.Figure:
+    """Receiver operating characteristics; a mark where each model itself draws the line, at even odds.
+
+    Args:
+        found: by model, from :func:`analysis.comparison.roc`.
+        ids: model -> id that settles its colour, see :func:`analysis.figures.palette.model_color`.
+        size: height of the figure in pixels.
+
+    Example:
+        >>> roc_curves({name: roc(values, labels, 1) for name, values in logits.items()})
+    """
+    fig = go.Figure(
+        go.Scatter(
+            x=[0, 100],
+            y=[0, 100],
+            mode="lines",
+            line={"color": INK, "dash": "dot"},
+            name="by chance: 50 %",
+            hoverinfo="skip",
+        )
+    )
+    for k, (name, curve) in enumerate(found.items()):
+        color = model_color((ids or {}).get(name, name), k)
+        table = curve.table
+        fig.add_trace(
+            go.Scatter(
+                x=table.fpr,
+                y=table.tpr,
+                mode="lines",
+                name=f"{name}: area {curve.auc:.1f} %",
+                legendgroup=name,
+                line={"color": color, "width": 2},
+                customdata=table.threshold.round(3),
+                hovertemplate="%{y:.1f} % found at %{x:.1f} % false alarms<br>log odds from %{customdata:+.2f}"
+                "<extra>" + name + "</extra>",
+            )
+        )
+        own = table[table.threshold >= 0].iloc[-1]
+        fig.add_trace(
+            go.Scatter(
+                x=[own.fpr],
+                y=[own.tpr],
+                mode="markers",
+                name=name,
+                legendgroup=name,
+                showlegend=False,
+                marker={"color": color, "size": 11, "symbol": _SYMBOLS[k % len(_SYMBOLS)]},
+                hovertemplate="at even odds: %{y:.1f} % found, %{x:.1f} % false alarms<extra>" + name + "</extra>",
+            )
+        )
+    layout(fig, height=size)
+    fig.update_xaxes(title_text="false alarms (% of the images without the class)", range=[-1, 101])
+    return fig.update_yaxes(title_text="found (% of the images with the class)", range=[-1, 101])

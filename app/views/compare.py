@@ -3,6 +3,7 @@ they part."""
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ _SIZES, _UNASKED = (500, 2000, 10_000), 30.0
 _PAGE, _SIDE = 12, 112
 #: Width of what stands side by side where there is room, in pixels.
 _HALF = 450
-_VIEWS = {"gallery": "Where they part", "classes": "Class by class", "calibration": "Calibration"}
+_VIEWS = {"gallery": "Where they part", "classes": "Class by class", "calibration": "Calibration", "roc": "ROC"}
 
 models = selection.models()
 by_title = {model.title: model for model in models}
@@ -81,7 +82,7 @@ def _code(logits: Logits, images: ImageSet, n: int, orders: Mapping[str, NDArray
     }
     return (
         "from itertools import islice\n\nimport bcdnet\n"
-        "from analysis.comparison import calibration, compare, predict_set\n"
+        "from analysis.comparison import calibration, compare, predict_set, roc\n"
         "from analysis.figures import comparison as figures\n"
         "from bcdnet.data import Preprocess, open_dataset\n\n"
         f"files = {files!r}\nids = { {title: ids[title] for title in logits}!r}\n"
@@ -230,6 +231,40 @@ def _calibrated(
 ) -> comparison.Calibration:
     key = _kept("calibration", {title: values}, images, n, bins)
     return cache.remember(key, lambda: comparison.calibration(values, labels, bins))
+
+
+# -- one class to be found --------------------------------------------------------------------------------------------
+
+
+def _roc(logits: Logits, labels: NDArray[np.int64], images: ImageSet, n: int, code: str) -> None:
+    names = models[0].classes
+    # Of two classes the second is the one to be found, as `bcdnet evaluate` has it.
+    positive = state.valid("roc_class", range(len(names)), 1)
+    st.selectbox(
+        "Class to be found", range(len(names)), format_func=names.__getitem__, key="roc_class",
+        on_change=state.remember, width=_HALF, help="Against all other classes, by its log odds.",
+    )  # fmt: skip
+    found = {
+        title: cache.remember(
+            _kept("roc", {title: values}, images, n, positive),
+            partial(comparison.roc, values, labels, positive),
+        )
+        for title, values in logits.items()
+    }
+    figure.show(
+        figures.roc_curves(found, ids),
+        "roc",
+        f"How many images of {names[positive]} are found against false alarms: area "
+        + ", ".join(f"{curve.auc:.1f} % for {title}" for title, curve in found.items()),
+        pd.concat([curve.table.assign(model=title) for title, curve in found.items()]),
+        code + f"found = {{title: roc(values, labels, {positive}) for title, values in logits.items()}}\n"
+        "figure = figures.roc_curves(found, ids)\n",
+    )
+    one = next(iter(found.values()))
+    st.caption(
+        f"{one.positive:,} images of {names[positive]} against {one.negative:,} others. The mark is where the model "
+        "itself draws the line, at even odds."
+    )
 
 
 # -- gallery ----------------------------------------------------------------------------------------------------------
@@ -387,14 +422,17 @@ def _results(logits: Logits, orders: Mapping[str, NDArray[np.int64]], images: Im
     state.valid("compare_view", list(_VIEWS), "gallery")
     view = st.segmented_control(
         "Look at", list(_VIEWS), format_func=_VIEWS.__getitem__, key="compare_view", required=True,
-        on_change=state.remember, help="The images themselves, the classes, or how far confidence can be trusted.",
+        on_change=state.remember, help="The images themselves, the classes, how far confidence can be trusted, or how "
+        "well one class is found.",
     )  # fmt: skip
     if view == "gallery":
         _gallery(result.images, logits, orders, images)
     elif view == "classes":
         _classes(result, code)
-    else:
+    elif view == "calibration":
         _calibration(logits, labels, images, n, code)
+    else:
+        _roc(logits, labels, images, n, code)
 
 
 page()

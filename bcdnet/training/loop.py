@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bcdnet import kernels
-from bcdnet.evaluate import evaluating, wilson_interval
+from bcdnet.evaluate import Tally, evaluating
 from bcdnet.layers import BinaryConv2d
 from bcdnet.model import Network
 from bcdnet.training.distillation import distillation_loss
@@ -155,20 +155,20 @@ def accuracy(fabric: Fabric, network: nn.Module, test: Samples, workers: int) ->
     """Accuracy on the whole test set, each process measuring its share of the images.
 
     Returns:
-        "top1", "top5" in percent, "n", and "ci95", Wilson's interval of top-1.
+        :meth:`bcdnet.evaluate.Result.metrics`.
     """
     if fabric.world_size > 1:
         for buffer in network.buffers():  # the first process's running statistics are those that are kept
             torch.distributed.broadcast(buffer, 0)
     share = test_loader(test, TEST_BATCH, workers, False, fabric.global_rank, fabric.world_size)
-    sums = torch.zeros(3, dtype=torch.int64)
+    classes = len(test.dataset.classes)
+    tally = Tally(test.dataset.labels, torch.arange(classes), classes)
     with evaluating(network):
         for batch in share:
-            logits = network(fabric.to_device(batch.images).to(memory_format=torch.channels_last)).cpu()
-            hits = logits.topk(min(5, logits.shape[1]), 1).indices == batch.labels[:, None]
-            sums += torch.stack([hits[:, 0].sum(), hits.sum(), torch.tensor(len(hits))])
-    hits1, hits5, n = (int(value) for value in _summed(fabric, sums))
-    return {"top1": 100 * hits1 / n, "top5": 100 * hits5 / n, "n": n, "ci95": list(wilson_interval(hits1, n))}
+            logits = network(fabric.to_device(batch.images).to(memory_format=torch.channels_last))
+            tally.add(batch.indices.cpu(), logits.cpu())
+    tally.seen = _summed(fabric, tally.seen)
+    return tally.result().metrics()
 
 
 def require_shareable(recipe: Recipe, images: int, processes: int) -> None:

@@ -1,11 +1,13 @@
 """Comparison: every number below is worked out by hand from six images and three classes."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from analysis.comparison import alike, calibration, compare, gallery, holm, mcnemar_exact, predict_set, top_k
+from analysis.comparison import alike, calibration, compare, gallery, holm, mcnemar_exact, predict_set, roc, top_k
 from bcdnet import create_model
+from bcdnet.evaluate import detection
 
 CLASSES = ("cat", "dog", "hen")
 LABELS = [0, 0, 1, 1, 1, 0]
@@ -244,3 +246,27 @@ def test_top_k_wants_one_image_and_all_names():
         top_k(tiny(), torch.zeros(2, 1, 28, 28), CLASSES)
     with pytest.raises(ValueError, match="2 class names for 3 logits"):
         top_k(tiny(), torch.zeros(1, 1, 28, 28), CLASSES[:2])
+
+
+def test_a_roc_curve_by_hand():
+    # Log odds of class 1: 2, 1, 1, -1, -3. Found at 2: a hit; at 1: a hit and a false alarm; at -1 a false alarm.
+    logits = np.array([[0, 2], [0, 1], [1, 2], [1, 0], [3, 0]])
+    curve = roc(logits, [1, 1, 0, 0, 1], 1)
+    assert curve.table.threshold.tolist() == [np.inf, 2, 1, -1, -3]
+    np.testing.assert_allclose(curve.table.tpr, [0, 100 / 3, 200 / 3, 200 / 3, 100])
+    np.testing.assert_allclose(curve.table.fpr, [0, 0, 50, 100, 100])
+    # Pairs of a positive and a negative: 2 > 1, 2 > -1, 1 = 1, 1 > -1, -3 < 1, -3 < -1: 3.5 of 6.
+    assert curve.auc == pytest.approx(350 / 6) and (curve.positive, curve.negative) == (3, 2)
+
+
+def test_the_area_is_that_of_the_evaluation_and_many_classes_are_one_against_the_rest():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(200, 2)).round(1), rng.integers(0, 2, 200)
+    _, area = detection(logits.argmax(1) == 1, logits[:, 1] - logits[:, 0], labels == 1)
+    assert roc(logits, labels, 1).auc == pytest.approx(area)
+    three = np.concatenate([logits, np.full((200, 1), -1e9)], axis=1)  # a third class that is never likely
+    pd.testing.assert_frame_equal(roc(three, labels, 1).table, roc(logits, labels, 1).table)
+    with pytest.raises(ValueError, match="images of the class and images of others"):
+        roc(three, labels, 2)
+    with pytest.raises(ValueError, match="one label for each row"):
+        roc(logits, labels[:-1], 1)

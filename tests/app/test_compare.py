@@ -125,7 +125,7 @@ def test_a_link_restores_the_view() -> None:
     assert at.query_params["compare_view"] == "classes" and at.query_params["beside"] == "twin"
 
 
-@pytest.mark.parametrize(("view", "figures"), [("gallery", 1), ("classes", 3), ("calibration", 2)])
+@pytest.mark.parametrize(("view", "figures"), [("gallery", 1), ("classes", 3), ("calibration", 2), ("roc", 2)])
 def test_the_code_of_every_figure_makes_what_is_drawn(
     view: str, figures: int, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +140,20 @@ def test_the_code_of_every_figure_makes_what_is_drawn(
         exec(block.value, scope)
         made = json.loads(scope["figure"].to_json())
         assert any(made["data"] == spec["data"] for spec in drawn), block.value
+
+
+def test_a_class_is_found_against_all_others() -> None:
+    at = open_page(**BOTH, compare_view="roc", roc_class="3")
+    assert_fine(at)
+    curves = chart(at, f"How many images of {CLASSES[3]} are found")["data"]
+    assert [trace["name"].split(":")[0] for trace in curves if trace["mode"] == "lines"][1:] == [
+        "Tiny a_bcdnet",
+        "Tiny twin",
+    ]
+    data = cache.test_set()
+    assert data is not None
+    count = int((data.labels[:500] == 3).sum())
+    assert f"{count} images of {CLASSES[3]} against {500 - count} others" in said(at)
 
 
 def test_calibration_names_its_bins_and_interval() -> None:
