@@ -283,6 +283,70 @@ def sensitivity(
     return Score("sensitivity", value.item(), random, "lower")
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """A map and how far it says what the network does: its curves, its infidelity and its sensitivity."""
+
+    result: Attribution
+    curves: Curves
+    infidelity: Score
+    sensitivity: Score
+
+
+def judge_passes(model: Network, method: str, **options: Any) -> int:
+    """Images that :func:`judge` passes through the network (a gradient costs about two more each)."""
+    once = cost_estimate(model, method, **options)
+    return 12 * once + curve_passes() + infidelity_passes()
+
+
+def judge(
+    model: Network,
+    x: Tensor,
+    target: int,
+    method: str = "grad_cam",
+    layer: str | None = None,
+    against: int | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Judgement:
+    """Make a map and judge it by every score of this module, each beside random maps.
+
+    Args:
+        model, x, target, method, layer, against, progress, **options: as for :func:`analysis.attribution.attribute`.
+
+    Raises:
+        ValueError: one sentence that says what to change.
+    """
+    total, done = judge_passes(model, method, **options), 0
+
+    def part(count: int) -> Progress | None:
+        nonlocal done
+        before, done = done, done + count
+        return None if progress is None else lambda now, _: progress(before + now, total)
+
+    once = cost_estimate(model, method, **options)
+    result = attribute(model, x, target, method, layer, against, progress=part(once), **options)
+    curves = deletion_insertion(model, x, result, progress=part(curve_passes()))
+    unfaithful = infidelity(model, x, result, progress=part(infidelity_passes()))
+    changing = sensitivity(model, x, result, progress=part(11 * once), **options)
+    return Judgement(result, curves, unfaithful, changing)
+
+
+def randomise(
+    model: Network,
+    x: Tensor,
+    target: int,
+    method: str = "grad_cam",
+    layer: str | None = None,
+    against: int | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Make a map and put it to :func:`parameter_randomisation`; arguments as for :func:`judge`."""
+    result = attribute(model, x, target, method, layer, against, **options)
+    return parameter_randomisation(model, x, result, progress=progress, **options)
+
+
 def scores(found: Sequence[Score]) -> pd.DataFrame:
     """Scores as a table.
 

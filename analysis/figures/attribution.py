@@ -93,6 +93,93 @@ def side_by_side(
     return fig.update_layout(margin_t=12 if titles == [""] else 34 if shared else 50)
 
 
+def map_grid(
+    maps: Mapping[tuple[str, str], Map],
+    limits: Mapping[tuple[str, str], float],
+    image: Picture | None = None,
+    unit: str = "logit",
+    size: int | None = None,
+) -> go.Figure:
+    """Signed maps by row and column, each on its own limits, which its title tells where they are not all the same.
+
+    Args:
+        maps: (row, column) -> float (H, W), in the order of rows and columns; some may be missing.
+        limits: what the strongest colour of each map stands for, above 0.
+        image: uint8 (H, W) or (H, W, 3), under every map.
+        unit: of the values, for the colour bar.
+        size: height of the figure in pixels; by the number of rows if None.
+
+    Example:
+        >>> map_grid({("shirt", "slope"): attribute(model, x, 0, "saliency").map}, {("shirt", "slope"): 0.1})
+    """
+    rows, columns = (list(dict.fromkeys(cell[k] for cell in maps)) for k in (0, 1))
+    one = len(set(limits.values())) <= 1
+    titles = []
+    for row in rows:
+        for column in columns:
+            told = f"<br>largest ±{limits[row, column]:.2g}" if not one and (row, column) in maps else ""
+            titles.append(f"{row} · {column}{told}" if (row, column) in maps else "")
+    count = max(1, len(rows))
+    spacing = min(0.3, 64 / (230 * count))
+    fig = make_subplots(count, max(1, len(columns)), subplot_titles=titles, horizontal_spacing=0.03,
+                        vertical_spacing=spacing)  # fmt: skip
+    for (row, column), values in maps.items():
+        i, j = rows.index(row), columns.index(column)
+        place = i * len(columns) + j
+        shown = np.where(np.isfinite(values), values, np.nan)
+        limit = limits[row, column]
+        fig.add_trace(
+            go.Heatmap(
+                z=shown / (1 if one else limit),
+                zmin=-limit if one else -1,
+                zmax=limit if one else 1,
+                colorscale=_clear_at_zero(),
+                showscale=False,
+                customdata=shown,
+                hovertemplate=f"{row} · {column}<br>row %{{y}}, column %{{x}}<br>%{{customdata:+.4g}}<extra></extra>",
+            ),
+            i + 1,
+            j + 1,
+        )
+        if image is not None:
+            _lay_under(fig, image, values.shape, place)
+        axis = "" if place == 0 else str(place + 1)
+        fig.update_xaxes(range=[-0.5, values.shape[1] - 0.5], row=i + 1, col=j + 1)
+        fig.update_yaxes(range=[values.shape[0] - 0.5, -0.5], scaleanchor=f"x{axis}", row=i + 1, col=j + 1)
+    largest = next(iter(limits.values()), 1.0)
+    _add_color_bar(fig, largest if one else 1.0, unit if one else "share of each<br>title's largest")
+    layout(fig, height=size or 60 + 230 * count, legend=False)
+    fig.update_xaxes(visible=False, constrain="domain", matches=None)
+    fig.update_yaxes(visible=False, constrain="domain", matches=None)
+    return fig.update_layout(margin_t=50)
+
+
+def wipe(
+    a: Map, b: Map, names: tuple[str, str], cut: float, image: Picture | None = None, size: int = 420
+) -> go.Figure:
+    """Two maps in one: ``a`` left of a line and ``b`` right of it, on one scale.
+
+    Args:
+        a, b: float (H, W) of one shape.
+        names: what to call them.
+        cut: where the line is, as a share of the width.
+        image: uint8 (H, W) or (H, W, 3) under both.
+        size: height of the figure in pixels.
+
+    Example:
+        >>> wipe(*(attribute(model, x, k, "saliency").map for k in (0, 1)), ("shirt", "shoe"), 0.5)
+    """
+    height, width = a.shape
+    at = round(cut * width)
+    both = np.where(np.arange(width) < at, a, b)
+    limit = max(_limit(a), _limit(b)) or 1.0
+    fig = map_grid({(f"{names[0]} | {names[1]}", f"line at {cut:.0%}"): both},
+                   {(f"{names[0]} | {names[1]}", f"line at {cut:.0%}"): limit}, image, size=size)  # fmt: skip
+    return fig.add_shape(
+        type="line", x0=at - 0.5, x1=at - 0.5, y0=-0.5, y1=height - 0.5, line={"color": GREY, "width": 2}
+    )
+
+
 def difference(
     a: Map, b: Map, names: tuple[str, str], image: Picture | None = None, unit: str = "logit", size: int | None = None
 ) -> go.Figure:

@@ -1,17 +1,19 @@
 """Attribution: what the network predicts for a picture, and which pixels speak for it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import streamlit as st
 
+from analysis import attribution, faithfulness
 from analysis.attribution import Attribution, rank_correlation
 from analysis.figures import attribution as figures
+from analysis.figures import faithfulness as faithfulness_figures
 from analysis.methods import METHODS
-from app import cache, state
-from app.widgets import figure, selection, words
+from app import cache, jobs, state
+from app.widgets import figure, scale, selection, words
 
 model, picture = selection.chosen()
 _SIDE = min(model.config.image_size)
@@ -172,7 +174,26 @@ with right:
                 help="Spearman's: +1 if both put the pixels in the same order, 0 if they have nothing in common.",
             )
 
-with st.expander("How each method works, and those that are not offered", icon=":material/menu_book:"):
+# -- what else there is to ask of a map -------------------------------------------------------------------------------
+
+_TABS = ("How each method works", "Is it faithful?", "Randomised", "Surrogate meter", "Grid", "Two models")
+_AXES = ("classes", "methods", "layers")
+#: Layers of the grid, about.
+_MOST = 4
+
+
+@st.fragment
+def more() -> None:
+    state.valid("attribution_tab", _TABS, _TABS[0])
+    tabs = st.tabs(_TABS, key="attribution_tab", on_change=state.remember)
+    for tab, draw in zip(tabs, (_methods, _faithful, _randomised, _surrogate, _grid, _two_models), strict=True):
+        if tab.open:
+            with tab:
+                draw()
+    state.publish()
+
+
+def _methods() -> None:
     table = status.assign(
         formula=[METHODS[key].formula for key in status.index], source=[METHODS[key].citation for key in status.index]
     )
@@ -181,11 +202,290 @@ with st.expander("How each method works, and those that are not offered", icon="
         hide_index=True,
         alt="Every attribution method, whether it is exact, a surrogate or invalid on this network, and why",
     )
+
+
+def _weight(key: str) -> int:
+    """Forward passes that an image costs by a method: a gradient takes about two more."""
+    return 1 if METHODS[key].validity == "exact" else 3
+
+
+def _named() -> dict[str, Any]:
+    """What settles the map on the left, beside target and method."""
+    return {"layer": layer, "against": against, **options}
+
+
+def _call(function: str, **more: Any) -> str:
+    told = [f"{name}={value!r}" for name, value in {**_named(), **more}.items() if value is not None]
+    return f"{function}({', '.join(['model', 'x', str(target), repr(method), *told])})"
+
+
+def _faithful() -> None:
+    found: faithfulness.Judgement | None = jobs.answer(
+        faithfulness.judge,
+        model,
+        picture,
+        target,
+        method,
+        forwards=_weight(method) * cache.ask(faithfulness.judge_passes, model, method, **options),
+        what="Faithfulness",
+        **_named(),
+    )
+    if found is None:
+        return
+    words.badge("measured", "on this picture, beside five random maps of the same values")
+    code = (
+        figure.loading(model, picture) + "from analysis.faithfulness import judge\n"
+        "from analysis.figures import faithfulness as figures\n\n"
+        f"found = {_call('judge')}\n"
+    )
+    curves = found.curves
+    figure.show(
+        faithfulness_figures.removal_curves(curves),
+        "deletion-insertion",
+        f"Deletion area {curves.deletion.value:.3f}, of random maps {curves.deletion.random.mean():.3f}; insertion "
+        f"area {curves.insertion.value:.3f}, of random maps {curves.insertion.random.mean():.3f}",
+        curves.points,
+        code + "figure = figures.removal_curves(found.curves)\n",
+    )
+    pair = [found.infidelity, found.sensitivity]
+    figure.show(
+        faithfulness_figures.score_bars(pair),
+        "faithfulness-scores",
+        "; ".join(f"{score.name} {score.value:.3g}, of random maps {score.random.mean():.3g}" for score in pair),
+        faithfulness.scores([curves.deletion, curves.insertion, *pair]).reset_index(),
+        code + "figure = figures.score_bars([found.infidelity, found.sensitivity])\n",
+    )
+    st.caption(
+        "Deletion and insertion: pixels go, or come, in the order of the map; a faithful map falls, or rises, early. "
+        "Infidelity: how badly the map predicts what random removals do, 0 exactly and 1 not at all. Sensitivity: how "
+        "much the map changes when the picture hardly does."
+    )
+
+
+def _randomised() -> None:
+    found = jobs.answer(
+        faithfulness.randomise,
+        model,
+        picture,
+        target,
+        method,
+        forwards=_weight(method)
+        * (len(cache.ask(faithfulness.randomisation_stages, model)) + 2)
+        * cache.cost_estimate(model, method, **options),
+        what="Randomised parameters",
+        **_named(),
+    )
+    if found is None:
+        return
+    words.badge("measured", "on this picture; parameters shuffled from the head down to the stem")
+    figure.show(
+        faithfulness_figures.randomisation_curve(found),
+        "randomisation",
+        f"Rank correlation with the trained network's map falls from 1 to {found.similarity.iloc[-1]:.2f} when every "
+        "stage is randomised",
+        found,
+        figure.loading(model, picture) + "from analysis.faithfulness import randomise\n"
+        "from analysis.figures.faithfulness import randomisation_curve\n\n"
+        f"figure = randomisation_curve({_call('randomise')})\n",
+    )
+    st.caption("A map that stays the same while the parameters lose all they learned does not show the network.")
+
+
+def _surrogate() -> None:
+    meter: faithfulness.SurrogateMeter | None = jobs.answer(
+        faithfulness.surrogate_meter,
+        model,
+        picture,
+        target,
+        against,
+        forwards=2 * cache.ask(faithfulness.surrogate_passes, model),
+        what="Surrogate meter",
+    )
+    if meter is None:
+        return
+    words.badge("measured", "on this picture: gradients against blocks that are taken away")
+    figure.show(
+        faithfulness_figures.surrogate_gauge(meter),
+        "surrogate-meter",
+        "Rank correlation with block ablation: "
+        + ", ".join(f"{row.title} {row.correlation:.2f}" for row in meter.correlations.itertuples()),
+        meter.correlations,
+        figure.loading(model, picture) + "from analysis.faithfulness import surrogate_meter\n"
+        "from analysis.figures.faithfulness import surrogate_gauge\n\n"
+        f"figure = surrogate_gauge(surrogate_meter(model, x, {target}, {against}))\n",
+    )
+    st.markdown("\n".join(f"- {sentence}" for sentence in meter.verdict))
+    st.caption(
+        f"Integrated gradients ought to sum to f(x) − f(b) = {meter.output_change:+.3f}; they miss it by "
+        f"{meter.residual:+.3f}."
+    )
+
+
+def _grid() -> None:
+    layers, runnable = cache.target_layers(model), list(status.index[status.runnable])
+    order = [target, *(int(k) for k in scores.argsort()[::-1] if k != target)]
+    with st.container(horizontal=True, gap="large"):
+        chosen = []
+        for key, label, default in (("grid_rows", "Rows", "methods"), ("grid_columns", "Columns", "classes")):
+            offered = [axis for axis in _AXES if axis not in chosen]
+            state.valid(key, offered, default if default in offered else offered[0])
+            chosen.append(st.session_state[key])
+            st.segmented_control(
+                label, offered, key=key, required=True, on_change=state.remember, help="What changes along this axis."
+            )
+        scope = selection.scale()
+    values: dict[str, list[Any]] = {
+        "classes": order[:3],
+        "methods": list(
+            dict.fromkeys(
+                key for key in (method, "grad_cam", "input_x_gradient", "feature_ablation") if key in runnable
+            )
+        ),
+        "layers": list(dict.fromkeys(layers[:: max(1, len(layers) // _MOST)][1:_MOST] + layers[-1:])),
+    }
+    if "layers" in chosen:
+        values["methods"] = ["grad_cam"]  # the only one that has layers
+    names: dict[str, Callable[[Any], str]] = {
+        "classes": lambda k: model.classes[k],
+        "methods": lambda key: METHODS[key].title,
+        "layers": str,
+    }
+    asks, calls = {}, {}
+    for row in values[chosen[0]]:
+        for column in values[chosen[1]]:
+            cell: dict[str, Any] = {
+                "classes": target,
+                "methods": "grad_cam" if "layers" in chosen else method,
+                "layers": layer,
+            }
+            cell |= {chosen[0]: row, chosen[1]: column}
+            where = cell["layers"] if METHODS[cell["methods"]].per_layer else None
+            title = names[chosen[0]](row), names[chosen[1]](column)
+            rival = against if against != cell["classes"] else None
+            arguments = (cell["classes"], cell["methods"], where, rival)
+            calls[title] = arguments
+            asks[title] = jobs.Ask(
+                attribution.attribute,
+                model,
+                (picture, *arguments),
+                _weight(cell["methods"]) * cache.cost_estimate(model, cell["methods"]),
+                " · ".join(title),
+            )
+    found: dict[tuple[str, str], Attribution] = jobs.answers(asks, "The grid of maps")
+    if len(found) < len(asks):
+        return
+    rows = [[found[title].map for title in asks if title[0] == name] for name in dict.fromkeys(t[0] for t in asks)]
+    limits = dict(zip(asks, (limit for row in scale.limits(rows, scope) for limit in row), strict=True))
+    words.badge("measured", "on this picture")
+    figure.show(
+        figures.map_grid({title: one.map for title, one in found.items()}, limits, image),
+        "attribution-grid",
+        f"Maps by {chosen[0]} and {chosen[1]}: " + ", ".join(" · ".join(title) for title in found),
+        {" · ".join(title).replace("/", "-"): one.map for title, one in found.items()},
+        figure.loading(model, picture) + "from analysis.attribution import attribute\n"
+        "from analysis.figures.attribution import map_grid\n\n"
+        f"calls = {calls!r}\nlimits = {limits!r}\n"
+        "maps = {title: attribute(model, x, *arguments).map for title, arguments in calls.items()}\n"
+        "figure = map_grid(maps, limits, image)\n",
+    )
+    if "layers" in chosen:
+        st.caption("Only Grad-CAM has layers, so it is the method of every map here. It is exact at the last one only.")
+
+
+def _two_models() -> None:
+    others = [
+        other
+        for other in selection.models()[1:]
+        if other.classes == model.classes and other.config.image_size == model.config.image_size
+    ]
+    if not others:
+        st.info("Choose a second model of the same classes and picture size under *Beside it* in the sidebar.")
+        return
+    state.valid("attribution_other", [other.id for other in others], others[0].id)
+    with st.container(horizontal=True, gap="large"):
+        other_id = st.selectbox(
+            "With",
+            [other.id for other in others],
+            format_func={other.id: other.title for other in others}.__getitem__,
+            key="attribution_other",
+            on_change=state.remember,
+            help="Of the models beside the first, in the sidebar.",
+            width=260,
+        )
+        state.valid("wipe", range(0, 101, 5), 50)
+        st.select_slider(
+            "Wipe",
+            range(0, 101, 5),
+            key="wipe",
+            format_func=lambda share: f"{share} %",
+            on_change=state.remember,
+            help="Left of the line stands the first model's map, right of it the second's.",
+            width=320,
+        )
+    other = next(model for model in others if model.id == other_id)
+    offered = cache.target_layers(other)
+    asks = {}
+    for one in (model, other):
+        where = layer if layer is None or one is model or layer in offered else offered[-1]
+        asks[one.title] = jobs.Ask(
+            attribution.attribute,
+            one,
+            (picture, target, method, where, against),
+            _weight(method) * cache.cost_estimate(one, method, **options),
+            f"{METHODS[method].title} of {one.title}",
+            options,
+        )
+    found: dict[str, Attribution] = jobs.answers(asks, "The maps of two models")
+    if len(found) < 2:
+        return
+    (first, a), (second, b) = found.items()
+    cut = st.session_state["wipe"] / 100
+    words.badge("measured", f"{METHODS[method].title} on this picture, both on one scale")
+    layers = {title: one.layer for title, one in found.items()}
+    code = (
+        figure.loading_models([model, other])
+        + figure.loading(model, picture)
+        + "from analysis.attribution import attribute\nfrom analysis.figures import attribution as figures\n\n"
+        f"layers = {layers!r}\n"
+        "a, b = (\n"
+        f"    attribute(models[title], x, {target}, {method!r}, layer, {against}"
+        + "".join(f", {name}={value!r}" for name, value in options.items())
+        + ").map\n    for title, layer in layers.items()\n)\n"
+    )
+    with st.container(horizontal=True, gap="medium"):
+        left, right = st.container(width=380), st.container(width=620)
+    with left:
+        figure.show(
+            figures.wipe(a.map, b.map, (first, second), cut, image, size=340),
+            "wipe",
+            f"{first} left of the line at {cut:.0%}, {second} right of it",
+            {"first": a.map, "second": b.map},
+            code + f"figure = figures.wipe(a, b, {(first, second)!r}, {cut}, image, size=340)\n",
+        )
+    with right:
+        figure.show(
+            figures.difference(a.map, b.map, (first, second), image, size=340),
+            "difference",
+            f"{first}, {second} and their difference on one scale",
+            {"first": a.map, "second": b.map, "difference": a.map - b.map},
+            code + f"figure = figures.difference(a, b, {(first, second)!r}, image, size=340)\n",
+        )
+    agreement = rank_correlation(a.map, b.map)
+    st.markdown(
+        "Rank correlation of the two maps: "
+        + ("undefined." if np.isnan(agreement) else f"**{agreement:+.2f}**.")
+        + (f" {second} has no layer {layer}; its own is {b.layer}." if a.layer != b.layer else "")
+    )
+
+
+more()
 words.misleads(
     "A map explains the network, not the world: a strong map for a wrong class is still a true account of the network.",
     "A surrogate map follows the smooth stand-in that training used for the sign. Where its rank correlation with the "
     "forward-only map is low, do not believe it.",
     "Covering pixels with black is itself a change: in a picture with a black background it takes away, on a white one "
     "it paints a hole.",
+    "Deletion, insertion and infidelity show the network pictures with holes, of a kind it never met in training; a map "
+    "can be right about the picture and still score badly there, and the other way round.",
     "Colours are scaled to each map's own largest value; read the numbers on the bar before you compare two maps.",
 )
