@@ -485,7 +485,7 @@ words.misleads(
     "forward-only map is low, do not believe it.",
     "Covering pixels with black is itself a change: in a picture with a black background it takes away, on a white one "
     "it paints a hole.",
-    "Deletion, insertion and infidelity show the network pictures with holes, of a kind it never met in training; a map "
-    "can be right about the picture and still score badly there, and the other way round.",
+    "Deletion, insertion and infidelity show the network pictures with holes, which training never showed; a map can "
+    "be right about the picture and still score badly there, and the other way round.",
     "Colours are scaled to each map's own largest value; read the numbers on the bar before you compare two maps.",
 )
