@@ -1,0 +1,166 @@
+"""How long a reader waits for the dashboard: first paint and a click, page by page, in a headless browser.
+
+    PYTHONPATH=tests python -m benchmarks.dashboard [--rounds N] [--output FILE] [--quick]
+
+First paint: from asking for a page's address in a new window until its figures are drawn and nothing of it is stale, on
+a server that has shown the page once. A click: from the pointer going down until the page's script has run and the
+browser has painted, for a view that was shown before; on pages with a token map the token is moved there, on others the
+first choice of the page is changed, or where there is none the next picture is asked for. Pages take turns, and the two
+sides of a click as well.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from browser.dashboard import FLAGS, PAGES, READY, chromium, serving
+from playwright.sync_api import Browser, Page, sync_playwright
+from tqdm import tqdm
+
+from bcdnet.bench import machine
+from bcdnet.files import write_atomically
+
+RESULTS = Path(__file__).resolve().parent / "results" / "dashboard.json"
+#: What readers are promised: medians in seconds.
+FIRST_PAINT, CLICK = 1.5, 0.4
+WINDOW = {"width": 1400, "height": 1000}
+
+#: Notes when a pointer goes down, and when after that the page's script has run and a frame was painted.
+WATCH = """() => {
+  const app = document.querySelector("[data-testid=stApp]");
+  document.addEventListener("pointerdown", () => { window.wait = {from: performance.now()} }, true);
+  new MutationObserver(() => {
+    if (!window.wait) return;
+    if (app.dataset.testScriptState === "running") window.wait.ran = true;
+    else if (window.wait.ran && app.dataset.testScriptState === "notRunning")
+      requestAnimationFrame(() => requestAnimationFrame(() => { window.wait.until = performance.now() }));
+  }).observe(app, {attributes: true, attributeFilter: ["data-test-script-state"]});
+}"""
+#: Seconds waited, once nothing has happened for a while.
+WAITED = """() => window.wait?.until && performance.now() - window.wait.until > 300
+  ? (window.wait.until - window.wait.from) / 1000 : null"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--quick", action="store_true", help="three rounds")
+    options = parser.parse_args()
+    rounds = 3 if options.quick else options.rounds
+    document: dict[str, Any] = {
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": "PYTHONPATH=tests python -m benchmarks.dashboard",
+        "quick": options.quick,
+        "machine": machine(),
+        "limits": {"first_paint": FIRST_PAINT, "click": CLICK},
+        "pages": {},
+    }
+    paints: dict[str, list[float]] = {name: [] for name in PAGES}
+    clicks: dict[str, list[float]] = {name: [] for name in PAGES}
+    how: dict[str, str] = {}
+    with serving() as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        addresses = prepare(browser, address)
+        for _ in tqdm(range(rounds), unit="round", leave=False):
+            for name, at in addresses.items():
+                page = browser.new_page(viewport=WINDOW)  # type: ignore[arg-type]
+                paints[name].append(first_paint(page, name, at))
+                how[name], found = click(page)
+                clicks[name] += found
+                page.close()
+        browser.close()
+    for name in PAGES:
+        document["pages"][name] = {
+            "click on": how[name],
+            "first_paint": told(paints[name]),
+            "click": told(clicks[name]),
+        }
+        paint, clicked = (document["pages"][name][kind]["median"] for kind in ("first_paint", "click"))
+        print(f"{name:20} first paint {paint:.2f} s, click on {how[name]} {clicked:.2f} s", file=sys.stderr)
+    write_atomically(options.output, (json.dumps(document, indent=1) + "\n").encode())
+
+
+def told(seconds: list[float]) -> dict[str, Any]:
+    """Median and 95th percentile with all that was measured."""
+    median, high = np.percentile(seconds, [50, 95])
+    return {"median": float(median), "p95": float(high), "all": [round(value, 4) for value in seconds]}
+
+
+def prepare(browser: Browser, address: str) -> dict[str, str]:
+    """Show every page once, until its jobs are done; the address of each."""
+    page, found = browser.new_page(viewport=WINDOW), {}  # type: ignore[arg-type]
+    page.goto(address)
+    for name in PAGES:
+        page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
+        ready(page, name)
+        page.wait_for_timeout(1500)  # jobs that begin by themselves
+        page.wait_for_function("() => ![...document.querySelectorAll('button')].some(b => b.innerText === 'Cancel')")
+        page.wait_for_timeout(500)
+        found[name] = page.url
+    page.close()
+    return found
+
+
+def ready(page: Page, name: str) -> None:
+    text, charts = PAGES[name]
+    page.wait_for_function(READY, arg=[name, text, charts], polling=20, timeout=120_000)
+
+
+def first_paint(page: Page, name: str, address: str) -> float:
+    """Seconds from asking for a page until it is all there."""
+    page.goto("about:blank")
+    page.goto(address, wait_until="commit")
+    ready(page, name)
+    # The page's own clock starts when its address is asked for.
+    seconds: float = page.evaluate("() => performance.now() / 1000")
+    return seconds
+
+
+def click(page: Page) -> tuple[str, list[float]]:
+    """What is clicked, and the seconds that its two sides took, each shown once before."""
+    page.wait_for_timeout(1000)
+    page.evaluate(WATCH)
+    what, sides = control(page)
+    for side in sides:  # so that both were shown
+        waited(page, side)
+    return what, [waited(page, side) for side in sides]
+
+
+def control(page: Page) -> tuple[str, list[Callable[[], None]]]:
+    """Something to click on: a name for it, and two clicks that undo each other."""
+    main = page.get_by_test_id("stMain")
+    token = main.locator("svg[role=application]")
+    if token.count():
+        box = token.first.bounding_box()
+        assert box is not None
+        y = box["y"] + box["height"] / 2
+        return "the token map", [partial(page.mouse.click, box["x"] + share * box["width"], y) for share in (0.2, 0.5)]
+    groups = main.get_by_role("radiogroup")
+    for k in range(groups.count()):
+        chosen, others = (groups.nth(k).get_by_role("radio", checked=checked) for checked in (True, False))
+        if groups.nth(k).is_visible() and chosen.count() and others.count():
+            names = chosen.first.inner_text(), others.first.inner_text()
+            back, there = (groups.nth(k).get_by_role("radio", name=name, exact=True) for name in names)
+            return f"“{names[1]}”", [there.click, back.click]
+    number = page.get_by_test_id("stSidebar").get_by_test_id("stNumberInput")
+    buttons = number.get_by_test_id("stNumberInputStepUp"), number.get_by_test_id("stNumberInputStepDown")
+    return "the next picture", [button.click for button in buttons]
+
+
+def waited(page: Page, do: Callable[[], None]) -> float:
+    """Seconds from the click to the painted answer."""
+    page.evaluate("() => { window.wait = null }")
+    do()
+    seconds: float = page.wait_for_function(WAITED, polling=20, timeout=60_000).json_value()
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
