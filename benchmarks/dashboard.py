@@ -147,6 +147,8 @@ def control(page: Page) -> tuple[str, list[Callable[[], None]]]:
         chosen, others = (groups.nth(k).get_by_role("radio", checked=checked) for checked in (True, False))
         if groups.nth(k).is_visible() and chosen.count() and others.count():
             names = chosen.first.inner_text(), others.first.inner_text()
+            if not all(names):  # an icon alone
+                continue
             back, there = (groups.nth(k).get_by_role("radio", name=name, exact=True) for name in names)
             return f"“{names[1]}”", [there.click, back.click]
     number = page.get_by_test_id("stSidebar").get_by_test_id("stNumberInput")
