@@ -40,6 +40,9 @@ COMPLETE = 0.1
 #: Share of activations without a gradient from which a layer is said to be mostly dead.
 MOSTLY_DEAD = 0.5
 
+#: Images that :func:`sensitivity` draws.
+SENSITIVITY_SAMPLES = 10
+
 #: Methods whose map is a slope, in logits per unit of input; the others' maps are already changes of the logit.
 _SLOPES = ("saliency", "smooth_grad")
 
@@ -223,7 +226,7 @@ def infidelity(
     return _score("infidelity", errors / true if true > 0 else np.full_like(errors, np.nan), "lower")
 
 
-def sensitivity_passes(model: Network, result: Attribution, samples: int = 10, **options: Any) -> int:
+def sensitivity_passes(model: Network, result: Attribution, samples: int = SENSITIVITY_SAMPLES, **options: Any) -> int:
     """Images that :func:`sensitivity` passes through the network."""
     return (samples + 1) * cost_estimate(model, result.method, result.map.shape, **options)
 
@@ -233,7 +236,7 @@ def sensitivity(
     x: Tensor,
     result: Attribution,
     radius: float = 0.02,
-    samples: int = 10,
+    samples: int = SENSITIVITY_SAMPLES,
     randoms: int = 5,
     seed: int = 0,
     progress: Progress | None = None,
@@ -295,8 +298,13 @@ class Judgement:
 
 def judge_passes(model: Network, method: str, **options: Any) -> int:
     """Images that :func:`judge` passes through the network (a gradient costs about two more each)."""
+    return sum(_judge_parts(model, method, options))
+
+
+def _judge_parts(model: Network, method: str, options: dict[str, Any]) -> tuple[int, int, int, int]:
+    """Of the map, its curves, its infidelity and its sensitivity."""
     once = cost_estimate(model, method, **options)
-    return 12 * once + curve_passes() + infidelity_passes()
+    return once, curve_passes(), infidelity_passes(), (1 + SENSITIVITY_SAMPLES) * once
 
 
 def judge(
@@ -317,19 +325,18 @@ def judge(
     Raises:
         ValueError: one sentence that says what to change.
     """
-    total, done = judge_passes(model, method, **options), 0
-
-    def part(count: int) -> Progress | None:
-        nonlocal done
-        before, done = done, done + count
-        return None if progress is None else lambda now, _: progress(before + now, total)
-
-    once = cost_estimate(model, method, **options)
-    result = attribute(model, x, target, method, layer, against, progress=part(once), **options)
-    curves = deletion_insertion(model, x, result, progress=part(curve_passes()))
-    unfaithful = infidelity(model, x, result, progress=part(infidelity_passes()))
-    changing = sensitivity(model, x, result, progress=part(11 * once), **options)
+    parts = _judge_parts(model, method, options)
+    told = [None if progress is None else _shifted(progress, sum(parts[:k]), sum(parts)) for k in range(len(parts))]
+    result = attribute(model, x, target, method, layer, against, progress=told[0], **options)
+    curves = deletion_insertion(model, x, result, progress=told[1])
+    unfaithful = infidelity(model, x, result, progress=told[2])
+    changing = sensitivity(model, x, result, progress=told[3], **options)
     return Judgement(result, curves, unfaithful, changing)
+
+
+def randomise_passes(model: Network, method: str, **options: Any) -> int:
+    """Images that :func:`randomise` passes through the network (a gradient costs about two more each)."""
+    return (len(randomisation_stages(model)) + 2) * cost_estimate(model, method, **options)
 
 
 def randomise(

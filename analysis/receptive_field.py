@@ -4,7 +4,7 @@ The exact receptive field is a *set*: cyclic shifts wrap round the border, so on
 propagated backward through the units by index arithmetic; no forward pass, no weights.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -14,15 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from analysis.attribution import rank_correlation
+from analysis.attribution import Progress, rank_correlation
 from analysis.sampling import Size, branch_labels, check_location, stays_inside
 from bcdnet.evaluate import evaluating
 from bcdnet.layers import BinaryConv2d, BinaryMLP, MixerBlock, Repeat, ResidualUnit, branch_offsets
 from bcdnet.model import Network, map_sizes
 
 Mask = NDArray[np.bool_]
-#: Called with (done, total) passes.
-Progress = Callable[[int, int], object]
 
 #: Branches of binary MLPs that read no other token: with them alone, only convolutions widen the field.
 CONVOLUTIONS = "P"

@@ -269,9 +269,7 @@ def _randomised() -> None:
         picture,
         target,
         method,
-        forwards=_weight(method)
-        * (len(cache.ask(faithfulness.randomisation_stages, model)) + 2)
-        * cache.cost_estimate(model, method, **options),
+        forwards=_weight(method) * cache.ask(faithfulness.randomise_passes, model, method, **options),
         what="Randomised parameters",
         **_named(),
     )

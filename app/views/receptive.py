@@ -8,7 +8,7 @@ from analysis import receptive_field
 from analysis.figures import receptive_field as figures
 from analysis.receptive_field import CONVOLUTIONS, ERF
 from app import cache, jobs, state
-from app.cache import ImageSet, Model
+from app.cache import ImageSet, Layer, Model
 from app.widgets import figure, scale, selection, words
 
 _BEYOND = {"wrap-round": "reached only round the border", "convolutions": "not reached by convolutions alone"}
@@ -38,8 +38,12 @@ def _counterpart(other: Model, layer: str, row: int, col: int) -> Token:
     here, theirs = layers[layer], cache.layers(other)
     alike = [name for name, about in theirs.items() if (about.height, about.width) == (here.height, here.width)]
     name = layer if layer in theirs else (alike or list(theirs))[-1]
-    there = theirs[name]
-    return name, (2 * row + 1) * there.height // (2 * here.height), (2 * col + 1) * there.width // (2 * here.width)
+    return name, *_over(here, theirs[name], row, col)
+
+
+def _over(here: Layer, there: Layer, row: int, col: int) -> tuple[int, int]:
+    """The token of one map that lies over the middle of a token of another."""
+    return (2 * row + 1) * there.height // (2 * here.height), (2 * col + 1) * there.width // (2 * here.width)
 
 
 # -- what can reach it ------------------------------------------------------------------------------------------------
@@ -132,7 +136,7 @@ def _exact(
             f"{alone.mean():.1%}",
             help="Share of the picture that would be reached if the MLPs read their own token alone.",
         )
-        if cache.layers(model)[layer].kind != "mixer" and model.config.embedding_ratio and alone.all():
+        if model.config.embedding_ratio and alone.all():
             st.caption("A context embedding averages the whole map, so every pixel reaches every location from there.")
     with drawing:
         words.badge("computed", "exact for the architecture; no weights, no rounding")
@@ -152,14 +156,7 @@ def _exact(
 
 def _growth(layer: str, row: int, col: int) -> None:
     """How the fields of all models grow, for the last map's token over the same place."""
-    tokens = {}
-    for other in models:
-        last = list(cache.layers(other))[-1]
-        there, here = cache.layers(other)[last], layers[layer]
-        tokens[other] = (
-            (2 * row + 1) * there.height // (2 * here.height),
-            (2 * col + 1) * there.width // (2 * here.width),
-        )
+    tokens = {other: _over(layers[layer], list(cache.layers(other).values())[-1], row, col) for other in models}
     growths = {
         other.title: cache.ask(receptive_field.receptive_field_growth, other, *token) for other, token in tokens.items()
     }

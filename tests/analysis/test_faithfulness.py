@@ -13,9 +13,13 @@ from analysis.faithfulness import (
     deletion_insertion,
     infidelity,
     infidelity_passes,
+    judge,
+    judge_passes,
     parameter_randomisation,
     randomisation_passes,
     randomisation_stages,
+    randomise,
+    randomise_passes,
     scores,
     sensitivity,
     sensitivity_passes,
@@ -323,3 +327,29 @@ def test_the_dead_zone_is_told_per_layer(x):
 def test_wrong_arguments_get_one_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+@pytest.mark.parametrize("method", ["saliency", "feature_ablation"])
+def test_a_map_is_judged_at_the_cost_that_is_told_and_as_its_parts_judge_it(method, x):
+    model = tiny()
+    options = {"grid": 3} if method == "feature_ablation" else {}
+    seen: list[int] = []
+    told: list[tuple[int, int]] = []
+    hook = model.stem.register_forward_hook(lambda module, given, made: seen.append(len(given[0])))
+    found = judge(model, x, 3, method, against=1, progress=lambda *done: told.append(done), **options)
+    total = judge_passes(model, method, **options)
+    assert sum(seen) == total and told[-1] == (total, total) and told == sorted(told)
+    hook.remove()
+    result = attribute(model, x, 3, method, against=1, **options)
+    np.testing.assert_array_equal(found.result.map, result.map)
+    assert found.curves.deletion.value == deletion_insertion(model, x, result).deletion.value
+    assert found.infidelity.value == infidelity(model, x, result).value
+    assert found.sensitivity.value == sensitivity(model, x, result, **options).value
+
+
+def test_a_map_is_randomised_at_the_cost_that_is_told(x):
+    model = tiny()
+    wanted = parameter_randomisation(model, x, attribute(model, x, 3, "feature_ablation", grid=2), grid=2)
+    pd.testing.assert_frame_equal(randomise(model, x, 3, "feature_ablation", grid=2), wanted)
+    # The map, the same again, and one for each of head, groups of blocks and stem; four blocks and the whole image.
+    assert randomise_passes(model, "feature_ablation", grid=2) == 5 * (len(wanted) + 1)
