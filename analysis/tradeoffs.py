@@ -226,7 +226,7 @@ def measured_results(models: Iterable[Trained]) -> pd.DataFrame:
     rows = []
     for identity, title, config, card in models:
         metrics, dataset = card.get("metrics") or {}, card.get("dataset", "unknown data")
-        low, high = metrics.get("ci95", (None, None))
+        low, high = metrics.get("ci95", (math.nan, math.nan))
         how = f"measured on {metrics['n']:,} test images of {dataset}" if "n" in metrics else "not measured"
         rows.append(
             {
@@ -235,11 +235,11 @@ def measured_results(models: Iterable[Trained]) -> pd.DataFrame:
                 "variant": config.name,
                 "precision": config.precision,
                 "dataset": dataset,
-                "top1": metrics.get("top1"),
+                "top1": metrics.get("top1", math.nan),
                 "low": low,
                 "high": high,
-                "top5": metrics.get("top5"),
-                "n": metrics.get("n"),
+                "top5": metrics.get("top5", math.nan),
+                "n": metrics.get("n", math.nan),
                 **_totals(network_cost(config)),
                 "kind": "measured",
                 "source": f"{how}; {identity}",

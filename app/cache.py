@@ -14,11 +14,12 @@ A page asks a question of `analysis` with :func:`ask`; one that takes longer tha
 import copy
 import hashlib
 import json
+import math
 import os
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,7 +53,10 @@ Progress = Callable[[int, int], object]
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint on offer: what its file says about itself, without the weights. ``key`` changes with the file."""
+    """A checkpoint on offer: what its file says about itself, without the weights. ``key`` changes with the file.
+
+    ``note`` is a sentence on what of its card could not be read and is left out of ``card``, "" if nothing.
+    """
 
     id: str
     title: str
@@ -61,30 +65,29 @@ class Model:
     config: Config
     card: dict[str, Any] = field(hash=False, compare=False)
     log: Path | None = None
+    note: str = field(default="", compare=False)
 
     @property
     def classes(self) -> list[str]:
         """Class names, numbers where the card has none."""
-        names = [str(name) for name in self.card.get("classes") or []]
+        names: list[str] = self.card.get("classes") or []
         return names if len(names) == self.config.num_classes else [str(n) for n in range(self.config.num_classes)]
 
     @property
     def dataset(self) -> str:
         """Name of the data set that it was trained for, Fashion-MNIST where the card names none that is known."""
-        name = self.card.get("dataset")
-        return name if isinstance(name, str) and name in SOURCES else DEFAULT_DATASET
+        name = self.card.get("dataset", "")
+        return name if name in SOURCES else DEFAULT_DATASET
 
     @property
     def recipe(self) -> dict[str, Any]:
         """How it was trained, empty where the card does not say."""
-        recipe = self.card.get("recipe")
-        return recipe if isinstance(recipe, dict) else {}
+        return self.card.get("recipe") or {}
 
     @property
     def epochs(self) -> int:
         """Passes over the training data that its recipe asks for, those of the model it started from left out."""
-        steps = self.recipe.get("steps")
-        return sum(step["epochs"] for step in steps) if isinstance(steps, list) else 0
+        return sum(step["epochs"] for step in self.recipe.get("steps", []))
 
     @property
     def bytes(self) -> int:
@@ -204,15 +207,18 @@ def catalogue() -> tuple[tuple[Model, ...], tuple[str, ...]]:
             model = _described(row, str(folder), path, f"{path}:{stat.st_mtime_ns}:{stat.st_size}")
             if models.setdefault(model.id, model) is not model:
                 problems.append(f"{path.name} is left out, because another model has its id, {model.id}.")
+            elif model.note:
+                problems.append(model.note)
         except OSError:
             problems.append(f"{path.name} is listed but missing.")
         except CheckpointError as error:
             problems.append(str(error))
-    return _told_apart(list(models.values())), tuple(problems)
+    return told_apart(models.values()), tuple(problems)
 
 
-def _told_apart(models: list[Model]) -> tuple[Model, ...]:
+def told_apart(models: Iterable[Model]) -> tuple[Model, ...]:
     """The models with their id behind a title that several have: charts and tables know a model by its title."""
+    models = list(models)
     while len(titles := Counter(model.title for model in models)) < len(models):
         models = [
             replace(model, title=f"{model.title} ({model.id})") if titles[model.title] > 1 else model
@@ -250,7 +256,44 @@ def _described(row: dict[str, Any], folder: str, path: Path, key: str) -> Model:
     identity = str(row.get("id") or path.stem)
     title = str(row.get("title") or card.get("title") or identity)
     log = Path(folder) / row["log"] if row.get("log") else None
-    return Model(identity, title, path, key, config, card, log)
+    note = ""
+    if wrong := [part for part, fits in _PARTS.items() if card.get(part) is not None and not fits(card[part])]:
+        card = {part: value for part, value in card.items() if part not in wrong}
+        note = f"{title} is shown without what its card says of {', '.join(wrong)}: that is not as bcdnet writes it."
+    return Model(identity, title, path, key, config, card, log, note)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _metrics(found: Any) -> bool:
+    """Whether "top1" and "top5" are numbers, "n" a count of images, and "ci95" two numbers, where they are there."""
+    if not isinstance(found, dict):
+        return False
+    interval, n = found.get("ci95", [0, 0]), found.get("n", 1)
+    if not isinstance(interval, list) or len(interval) != 2 or type(n) is not int or n < 1:
+        return False
+    return all(map(_number, [found.get("top1", 0), found.get("top5", 0), *interval]))
+
+
+def _recipe(found: Any) -> bool:
+    """Whether a recipe is a mapping whose steps, if it has any, say how many epochs they take."""
+    steps = found.get("steps", []) if isinstance(found, dict) else None
+    return isinstance(steps, list) and all(isinstance(step, dict) and _number(step.get("epochs")) for step in steps)
+
+
+def _names(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(name, str) for name in found)
+
+
+#: What pages read of a card, and whether it is as they need it; a file may say anything.
+_PARTS: dict[str, Callable[[Any], bool]] = {
+    "classes": _names,
+    "dataset": lambda found: isinstance(found, str),
+    "metrics": _metrics,
+    "recipe": _recipe,
+}
 
 
 def _check_preprocess(path: Path, config: Config, card: dict[str, Any]) -> None:
@@ -667,49 +710,3 @@ def remember(key: tuple[Any, ...], compute: Callable[[], T]) -> T:
         found = compute()
         results.put(key, found)
     return found
-
-
-#: Up to this many forward passes a map is made on the shared network; others wait that long at most.
-_QUICK = 64
-
-
-def attribute(
-    model: Model,
-    picture: Picture,
-    target: int,
-    method: str,
-    layer: str | None = None,
-    against: int | None = None,
-    progress: Progress | None = None,
-    **options: Any,
-) -> attribution.Attribution:
-    """See :func:`analysis.attribution.attribute`."""
-
-    def compute() -> attribution.Attribution:
-        x = seen(model, picture).x
-        arguments: dict[str, Any] = {"layer": layer, "against": against, "progress": progress, **options}
-        if cost_estimate(model, method, **options) > _QUICK:
-            return attribution.attribute(private_copy(model), x, target, method, **arguments)
-        with locked(model) as network:
-            return attribution.attribute(network, x, target, method, **arguments)
-
-    return remember(_attribution_key(model, picture, target, method, layer, against, options), compute)
-
-
-def attribution_known(
-    model: Model, picture: Picture, target: int, method: str, layer: str | None, against: int | None, **options: Any
-) -> bool:
-    """Whether :func:`attribute` would answer at once."""
-    return known(_attribution_key(model, picture, target, method, layer, against, options))
-
-
-def _attribution_key(
-    model: Model,
-    picture: Picture,
-    target: int,
-    method: str,
-    layer: str | None,
-    against: int | None,
-    options: dict[str, Any],
-) -> tuple[Any, ...]:
-    return ("attribute", model.key, picture.key, target, method, layer, against, *sorted(options.items()))

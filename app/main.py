@@ -42,7 +42,7 @@ state.restore(page.title)
 models, problems = cache.catalogue()
 for problem in filter(None, (*problems, uploads.folder_problem())):
     st.warning(problem, icon=":material/report:")
-selection.sidebar((*models, *uploads.models()))
+selection.sidebar(cache.told_apart((*models, *uploads.models())))
 st.title(page.title)
 page.run()
 state.publish()

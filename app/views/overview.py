@@ -29,6 +29,11 @@ if not models:
     st.stop()
 
 
+def _measured(row: pd.Series) -> str:
+    """Whose accuracy a headline is, and on how many images if the card says."""
+    return f"Top-1 of {row['Model']}" + (f" on {row['n']:,.0f} test images" if pd.notna(row["n"]) else "")
+
+
 def _row(model: cache.Model) -> dict:
     metrics, cost = model.card.get("metrics") or {}, cache.network_cost(model.config)
     low, high = metrics.get("ci95") or (float("nan"), float("nan"))
@@ -38,11 +43,11 @@ def _row(model: cache.Model) -> dict:
         "Data set": cache.dataset_source(model.dataset).title,
         "W/A": model.config.precision,
         "Branches": model.config.branches if model.config.mlp_groups or model.config.mlp_stages else "–",
-        "Top-1": metrics.get("top1"),
+        "Top-1": metrics.get("top1", float("nan")),
         "low": low,
         "high": high,
-        "95 %": f"{low:.2f}–{high:.2f}",
-        "n": metrics.get("n"),
+        "95 %": f"{low:.2f}–{high:.2f}" if pd.notna(low) else None,
+        "n": metrics.get("n", float("nan")),
         "Parameters": cost.params,
         "1 bit": cost.binary_params / cost.params,
         "BOPs": cost.bops / 1e6,
@@ -76,7 +81,7 @@ if len(both := measured[measured["W/A"] == "1/1"]):
     columns[1].metric(
         "Best 1-bit model",
         f"{best['Top-1']:.2f} %",
-        help=f"Top-1 of {best['Model']} on {best['n']:,.0f} test images.",
+        help=f"{_measured(best)}.",
         border=True,
     )
 if len(real := measured[measured["W/A"] == "32/32"]):
@@ -85,7 +90,7 @@ if len(real := measured[measured["W/A"] == "32/32"]):
     columns[2].metric(
         "Real-valued twin",
         f"{twin['Top-1']:.2f} %",
-        help=f"Top-1 of {twin['Model']}" + (f", the teacher of {taught} of the other models." if taught else "."),
+        help=_measured(twin) + (f", the teacher of {taught} of the other models." if taught else "."),
         border=True,
     )
 if len(binary) and len(table[table["W/A"] == "32/32"]):

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from app import uploads
-from app.widgets import words
+from app.widgets import selection, words
 
 st.markdown(
     "Bring a network or images along: they join the shipped ones on **every** page. They stay in this server's memory, "
@@ -42,9 +42,10 @@ file = st.file_uploader(
 )
 if file is not None:
     _take("The model", uploads.add_model, file)
-for model in uploads.models():
+own = {model.id for model in uploads.models()}
+for model in (model for model in selection.offered() if model.id in own):  # by the titles that all pages show
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
-        top1 = model.card.get("metrics", {}).get("top1") if isinstance(model.card.get("metrics"), dict) else None
+        top1 = (model.card.get("metrics") or {}).get("top1")
         st.markdown(
             f"**{model.title}** · {model.config.precision}, {len(model.classes)} classes, "
             f"{model.config.image_size[0]}×{model.config.image_size[1]} pixels, {model.bytes / 1e6:.1f} MB  \n"
@@ -64,6 +65,8 @@ for model in uploads.models():
             args=(model.id,),
             help="Forget it, here and on all pages.",
         )
+    if model.note:
+        st.caption(f":material/info: {model.note}")
 words.badge("quoted", "what a card says of its own accuracy was not checked here; the page Compare variants measures")
 
 st.header("Images", divider="gray")

@@ -1,6 +1,7 @@
 """Checkpoints and images of the reader's own: taken, refused, shown everywhere, forgotten."""
 
 import io
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from nets import TINY
-from pages import assert_fine, charts, open_page
+from pages import assert_fine, charts, open_page, until
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -56,6 +57,25 @@ def test_a_checkpoint_behaves_as_a_shipped_one(checkpoints: Path) -> None:
     next(button for button in at.button if button.label == "Remove").click().run()
     assert_fine(at)
     assert own not in at.selectbox(key="model").options
+
+
+def test_two_files_of_one_name_are_told_apart(checkpoints: Path) -> None:
+    at = open_page("own")
+    for name in ("a_bcdnet", "reactnet"):  # one of them has no MLPs
+        hand_in(at, "checkpoint", "model.safetensors", (checkpoints / f"{name}.safetensors").read_bytes())
+        assert_fine(at)
+    first, second = at.session_state["own_models"].values()
+    titles = {f"model ({first.id})", f"model ({second.id})"}
+    assert titles < set(at.selectbox(key="model").options)
+    assert all(any(f"**{title}**" in text.value for text in at.markdown) for title in titles)
+    at.selectbox(key="model").select(first.id).run()
+    at.multiselect(key="beside").set_value([second.id]).run()
+    for page in ("binarizing", "compare"):
+        at.switch_page(f"views/{page}.py").run()
+        until(at, lambda at: not any(button.label == "Cancel" for button in at.button))
+        assert_fine(at)
+    dots = json.loads(next(c for c in at.get("plotly_chart") if c.proto.alt.startswith("Top-1 accuracy")).proto.spec)
+    assert {trace["y"][0] for trace in dots["data"]} == titles
 
 
 @pytest.mark.parametrize(
