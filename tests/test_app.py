@@ -20,6 +20,7 @@ from streamlit.testing.v1 import AppTest
 
 import bcdnet
 from analysis import deployment
+from analysis.attribution import attribute
 from app import cache, engines
 from app.widgets import selection
 from bcdnet.data import FASHION_MNIST
@@ -271,7 +272,7 @@ def test_the_explained_class_starts_at_the_prediction_and_follows_the_picture() 
     "method", ["saliency", "smooth_grad", "integrated_gradients", "occlusion", "feature_ablation", "input_x_gradient"]
 )
 def test_every_method_draws_a_map(method: str) -> None:
-    at = open_page("attributions", method=method)
+    at = until(open_page("attributions", method=method), lambda at: charts(at) == 3)
     assert_fine(at)
     assert at.selectbox(key="method").value == method
     assert charts(at) == 3  # top five, the map, the one beside it
@@ -483,7 +484,8 @@ def test_a_forward_only_map_is_not_charged_for_gradients(monkeypatch: pytest.Mon
     monkeypatch.setattr(cache, "seconds_per_image", lambda model: 0.05)
     cache._results.clear()
     at = open_page("attributions", image="77")
-    assert not any("forward passes" in note.value for note in at.info) and charts(at) == 3
+    assert not any("forward passes" in note.value for note in at.info)
+    until(at, lambda at: charts(at) == 3)
     at.selectbox(key="method").select("smooth_grad").run()  # 25 gradients, each about three passes
     assert ["about 4 s" in note.value for note in at.info] == [True]
 
@@ -552,7 +554,7 @@ def test_maps_made_at_the_same_time_equal_those_made_one_by_one() -> None:
     work = [(index, method) for index in range(4) for method in ("grad_cam", "saliency", "feature_ablation")]
 
     def one(index: int, method: str) -> np.ndarray:
-        return cache.attribute(model, cache.test_picture(index), 3, method).map
+        return cache.ask(attribute, model, cache.test_picture(index), 3, method).map
 
     cache._results.clear()
     serial = [one(*item) for item in work]
@@ -579,7 +581,7 @@ def test_nobody_enters_a_network_that_another_is_in_the_middle_of(method: str) -
     model = cache.catalogue()[0][0]
     mine, theirs = cache.test_picture(0), cache.test_picture(1)
     cache._results.clear()
-    serial = cache.attribute(model, mine, 3, "feature_ablation").map, cache.attribute(model, theirs, 3, method).map
+    serial = [cache.ask(attribute, model, *of).map for of in ((mine, 3, "feature_ablation"), (theirs, 3, method))]
     cache._results.clear()
     inside, release, entered = threading.Event(), threading.Event(), threading.Event()
 
@@ -588,10 +590,10 @@ def test_nobody_enters_a_network_that_another_is_in_the_middle_of(method: str) -
         assert release.wait(60)
 
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(cache.attribute, model, mine, 3, "feature_ablation", progress=hold)
+        first = pool.submit(cache.ask, attribute, model, mine, 3, "feature_ablation", progress=hold)
         try:
             assert inside.wait(60)
-            second = pool.submit(cache.attribute, model, theirs, 3, method, progress=lambda *_: entered.set())
+            second = pool.submit(cache.ask, attribute, model, theirs, 3, method, progress=lambda *_: entered.set())
             # Long enough for the map, which takes some hundredths of a second, and once the lock is free it is made.
             assert not entered.wait(2)
         finally:
@@ -610,8 +612,8 @@ def test_work_that_is_cancelled_frees_the_model_and_leaves_nothing_behind() -> N
 
     model, picture = cache.catalogue()[0][0], cache.test_picture(5)
     with pytest.raises(Cancelled):
-        cache.attribute(model, picture, 1, "feature_ablation", progress=cancel)
-    assert not cache.attribution_known(model, picture, 1, "feature_ablation", None, None)
+        cache.ask(attribute, model, picture, 1, "feature_ablation", progress=cancel)
+    assert not cache.known(cache.question_key(attribute, model, (picture, 1, "feature_ablation"), {"progress": cancel}))
     with cache.locked(model) as network:
         assert not any(m._forward_hooks for m in network.modules())
 

@@ -17,10 +17,10 @@ from app.widgets import figure, scale, selection, words
 
 model, picture = selection.chosen()
 _SIDE = min(model.config.image_size)
-#: Name of an option -> (label, smallest, largest, step, help).
-_OPTIONS: dict[str, tuple[str, float, float, float, str]] = {
+#: Name of an option -> (label, smallest, largest, parts of a whole that it is set in, help).
+_OPTIONS: dict[str, tuple[str, int, int, int, str]] = {
     "samples": ("Samples", 1, 200, 1, "More samples: less noise, more time."),
-    "noise": ("Noise", 0.01, 1.0, 0.01, "Standard deviation of the noise, as a share of the picture's range."),
+    "noise": ("Noise (%)", 1, 100, 100, "Standard deviation of the noise, in percent of the picture's range."),
     "steps": ("Steps", 2, 500, 1, "Points on the line from the baseline to the picture."),
     "grid": ("Blocks a side", 2, _SIDE, 1, "The picture is cut into this many blocks in each direction."),
     "window": ("Window (pixels)", 1, _SIDE, 1, "Side of the square that is covered."),
@@ -49,33 +49,36 @@ def _options(method: str) -> dict[str, Any]:
     if offered:
         with st.popover("Options", icon=":material/tune:", width="stretch"):
             for name in offered:
-                label, low, high, step, text = _OPTIONS[name]
-                default = METHODS[method].options[name]
-                value = st.number_input(
-                    label, low, high, default, step=step, help=text, placeholder="automatic", key=f"{method}_{name}"
-                )
-                if value is not None and value != default:
-                    chosen[name] = value
+                label, low, high, parts, text = _OPTIONS[name]
+                usual = METHODS[method].options[name]
+                usual = usual if usual is None else round(usual * parts)
+                key = f"{method}_{name}"
+                value = state.valid(key, [None, *range(low, high + 1)], usual)
+                st.number_input(label, low, high, None, step=1, help=text, placeholder="automatic", key=key)
+                if value is not None and value != usual:
+                    chosen[name] = value if parts == 1 else value / parts
     return chosen
 
 
-def _run(method: str, target: int, layer: str | None, against: int | None, **options: Any) -> Attribution | None:
-    """The map, with progress if it takes long; None if the reader has to agree first, or nothing came of it."""
-    forwards = cache.cost_estimate(model, method, **options)
-    # A gradient costs about two forward passes more.
-    seconds = (1 if METHODS[method].validity == "exact" else 3) * forwards * cache.seconds_per_image(model)
-    arguments = (model, picture, target, method, layer, against)
-    slow = seconds > 3 and not cache.attribution_known(*arguments, **options)
-    if slow:
-        st.info(f"This needs {forwards:,} forward passes, about {seconds:.0f} s on this machine.")
-        if not st.button("Compute it", type="primary", key=f"go_{method}", help="Any other click cancels the work."):
-            return None
-    try:
-        with words.progress(slow) as report:
-            return cache.attribute(*arguments, progress=report, **options)
-    except ValueError as error:
-        st.error(str(error))
-        return None
+def _weight(key: str) -> int:
+    """Forward passes that an image costs by a method: a gradient takes about two more."""
+    return 1 if METHODS[key].validity == "exact" else 3
+
+
+def _map(method: str, layer: str | None, options: Mapping[str, Any]) -> Attribution | None:
+    """The map of the chosen class; None as long as there is none, and the page says why."""
+    return jobs.answer(
+        attribution.attribute,
+        model,
+        picture,
+        target,
+        method,
+        layer,
+        against,
+        forwards=_weight(method) * cache.cost_estimate(model, method, **options),
+        what=METHODS[method].title,
+        **options,
+    )
 
 
 def _draw(result: Attribution, name: str, alt: str, options: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -95,7 +98,11 @@ def _draw(result: Attribution, name: str, alt: str, options: Mapping[str, Any] =
 
 # Boxes of a fixed width, which a narrow window stacks; columns would squeeze the maps instead.
 with st.container(horizontal=True, gap="medium"):
-    controls, left, right = (st.container(width=width) for width in (220, 310, 310))
+    controls, maps = st.container(width=220), st.container(width=652)
+with maps:
+    waiting = st.container()  # the progress of the maps, as wide as both
+    with st.container(horizontal=True, gap="medium"):
+        left, right = st.container(width=310), st.container(width=310)
 with controls:
     words.badge("measured", "softmax of the logits")
     bars = st.container()  # above the choice of the class that they mark
@@ -147,8 +154,13 @@ with controls:
     options = _options(method)
 
 reference = "feature_ablation" if method != "feature_ablation" else "occlusion"
+with waiting:
+    try:
+        result, check = _map(method, layer, options), _map(reference, None, {})
+    except ValueError as error:  # options that do not go together
+        st.error(str(error))
+        st.stop()
 with left:
-    result = _run(method, target, layer, against, **options)
     if result is not None:
         st.markdown(f"**{METHODS[method].title}**" + (f" of {layer}" if layer else ""))
         words.badge(*words.VALIDITY[result.validity])
@@ -156,7 +168,6 @@ with left:
         for note in result.notes:
             st.caption(note)
 with right:
-    check = _run(reference, target, None, against)
     if check is not None:
         st.markdown(f"**{METHODS[reference].title}**, for comparison")
         words.badge(*words.VALIDITY[check.validity])
@@ -202,11 +213,6 @@ def _methods() -> None:
         hide_index=True,
         alt="Every attribution method, whether it is exact, a surrogate or invalid on this network, and why",
     )
-
-
-def _weight(key: str) -> int:
-    """Forward passes that an image costs by a method: a gradient takes about two more."""
-    return 1 if METHODS[key].validity == "exact" else 3
 
 
 def _named() -> dict[str, Any]:
@@ -320,6 +326,9 @@ def _surrogate() -> None:
 
 
 def _grid() -> None:
+    if result is None or check is None:  # some of its maps may be the same, and are under way there
+        st.info("The two maps above come first; compute them, and these follow.")
+        return
     layers, runnable = cache.target_layers(model), list(status.index[status.runnable])
     order = [target, *(int(k) for k in scores.argsort()[::-1] if k != target)]
     with st.container(horizontal=True, gap="large"):
@@ -391,6 +400,9 @@ def _grid() -> None:
 
 
 def _two_models() -> None:
+    if result is None or check is None:  # some of its maps may be the same, and are under way there
+        st.info("The two maps above come first; compute them, and these follow.")
+        return
     others = [
         other
         for other in selection.models()[1:]

@@ -1,7 +1,9 @@
 """Attribution: what judges a map, the grid of maps, and two models on one scale."""
 
 import base64
+import functools
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from pages import assert_fine, open_page, until
 from streamlit.testing.v1 import AppTest
 
-from analysis import faithfulness
+from analysis import attribution, faithfulness
 from app import cache
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +46,54 @@ def test_nothing_slow_is_computed_until_its_tab_is_opened() -> None:
     at = open_page("attributions")
     assert_fine(at)
     assert len(at.get("plotly_chart")) == 3 and not at.get("progress")
+
+
+def test_a_slow_map_is_made_in_the_background_and_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, made = threading.Event(), attribution.attribute
+
+    @functools.wraps(made)
+    def held(*arguments: Any, **options: Any) -> attribution.Attribution:
+        assert arguments[3] == "grad_cam" or gate.wait(60)
+        return made(*arguments, **options)
+
+    monkeypatch.setattr(attribution, "attribute", held)
+    monkeypatch.setattr(cache, "seconds_per_image", lambda model: 0.02)  # 50 passes take one second
+    at = open_page("attributions", image="55")
+    try:
+        assert_fine(at)
+        assert len(at.get("plotly_chart")) == 2 and len(at.get("progress")) == 1  # Grad-CAM is there meanwhile
+        next(button for button in at.button if button.label == "Cancel").click().run()
+        assert any("Cancelled; nothing was kept. Block ablation: 50 forward passes" in note.value for note in at.info)
+    finally:
+        gate.set()
+    next(button for button in at.button if button.label == "Compute it").click().run()
+    until(at, lambda at: len(at.get("plotly_chart")) == 3)
+
+
+def test_the_options_of_a_method_are_in_the_link_and_stay_from_page_to_page() -> None:
+    at = open_page("attributions", method="occlusion", occlusion_window="14", occlusion_stride="999")
+    assert_fine(at)
+    assert at.number_input(key="occlusion_window").value == 14 and at.number_input(key="occlusion_stride").value is None
+    assert any("window=14" in code.value for code in at.code)
+    at.number_input(key="occlusion_stride").set_value(7).run()
+    at.switch_page("views/sampling.py").run()
+    at.switch_page("views/attributions.py").run()
+    assert at.number_input(key="occlusion_window").value == 14 and at.number_input(key="occlusion_stride").value == 7
+    assert {name: at.query_params[f"occlusion_{name}"] for name in ("window", "stride")} == {
+        "window": "14",
+        "stride": "7",
+    }
+
+
+def test_options_that_do_not_go_together_are_explained() -> None:
+    at = open_page("attributions", method="occlusion", occlusion_window="4", occlusion_stride="9")
+    assert not at.exception and "must not exceed the window" in at.error[0].value
+
+
+def test_noise_is_set_in_percent() -> None:
+    at = open_page("attributions", method="smooth_grad", smooth_grad_samples="2", smooth_grad_noise="30")
+    assert_fine(at)
+    assert any("samples=2, noise=0.3)" in code.value for code in at.code)
 
 
 @pytest.mark.parametrize("tab", TABS)
