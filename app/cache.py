@@ -36,6 +36,7 @@ from analysis import attribution, binarization, comparison, sampling, tradeoffs
 from bcdnet import cost
 from bcdnet.checkpoint import CheckpointError, inspect
 from bcdnet.data import SOURCES, DataError, Dataset, ImageError, Preprocess, Source, decode_image, open_dataset
+from bcdnet.data.archive import EncodedImages
 from bcdnet.files import assets_dir
 from bcdnet.model import Network, map_sizes
 from bcdnet.variants import VARIANTS, Config
@@ -99,7 +100,8 @@ class Model:
 class Picture:
     """A picture somebody looks at. ``key`` names it in caches; ``label`` is the true class, if known.
 
-    ``dataset`` and ``test_index`` are a known data set and its number in that set's test split, None for others.
+    ``dataset`` and ``test_index`` are a known data set and its number in that set's test split, None for others;
+    ``images`` and ``index`` a reader's own set and its number there.
     """
 
     key: str
@@ -108,6 +110,8 @@ class Picture:
     notes: tuple[str, ...] = ()
     dataset: str | None = None
     test_index: int | None = None
+    images: "ImageSet | None" = field(default=None, compare=False)
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ class ImageSet:
         """One image of the set; its ``label`` stays None unless the set is the networks' own test set."""
         if self.test_of is not None:
             return test_picture(index, self.test_of)
-        return Picture(f"{self.key}-{index}", self.data.images[index])
+        return Picture(f"{self.key}-{index}", self.data.images[index], images=self, index=index)
 
     def labels(self, model: Model) -> np.ndarray | None:
         """True classes, int64 (N,), as the model counts them; None if the set's classes are not the model's."""
@@ -366,6 +370,18 @@ def checkpoint_name(model: Model) -> str:
     return str(inside if os.environ.get("BCDNET_CHECKPOINTS") else Path("assets") / inside)
 
 
+def opening(images: ImageSet) -> str:
+    """Python that makes the set ``data`` again; a reader's own from a file or folder that stands for theirs."""
+    if images.test_of is not None:
+        return f"from bcdnet.data import open_dataset\n\ndata = open_dataset({images.test_of!r})\n"
+    if isinstance(images.data.images, EncodedImages):
+        return (
+            "from pathlib import Path\n\nfrom bcdnet.data.archive import read_archive\n\n"
+            f"data = read_archive(Path('your-images.zip').read_bytes(), {images.title!r})\n"
+        )
+    return "from bcdnet.data.archive import read_folder\n\ndata = read_folder('your-images')\n"
+
+
 @st.cache_data(show_spinner=False, max_entries=8, hash_funcs=HASH)
 def scatter_points(models: tuple[Model, ...]) -> pd.DataFrame:
     """See :func:`analysis.tradeoffs.scatter_points`, with the models on offer."""
@@ -431,7 +447,7 @@ def dataset_source(dataset: str) -> Source:
     return SOURCES[dataset]
 
 
-@st.cache_data(show_spinner=False, max_entries=32)
+@st.cache_data(show_spinner=False, max_entries=4, scope="session")
 def _uploaded(digest: str, _content: bytes) -> Picture:
     decoded = decode_image(_content)
     return Picture(digest, decoded.image, None, decoded.notes)
@@ -458,8 +474,8 @@ def seen(model: Model, picture: Picture) -> Seen:
     return Seen(x, view.image, view.box, (*picture.notes, *view.notes))
 
 
-#: Most bytes that the images of a question may take together.
-_MOST = 256 * 2**20
+#: Most bytes that the images of a question may take together, and pixels of a batch: as many as of photographs.
+_MOST, _PIXELS = 256 * 2**20, BATCH * 224**2
 
 
 @st.cache_resource(show_spinner=False, max_entries=8, hash_funcs=HASH)
@@ -472,8 +488,8 @@ def _together(model: Model, images: ImageSet, n: int) -> torch.Tensor:
 
 
 def _batches(model: Model, images: ImageSet, n: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    left = n
-    for x, labels in images.data.batches(preprocess(model), min(n, BATCH)):
+    left, how = n, preprocess(model)
+    for x, labels in images.data.batches(how, max(1, min(n, BATCH, _PIXELS // math.prod(how.image_size)))):
         yield x[:left], labels[:left]
         left -= len(x)
         if left <= 0:
@@ -678,9 +694,10 @@ class _Results:
             while len(self._kept) > self._size:
                 self._kept.popitem(last=False)
 
-    def drop(self, key: tuple[Any, ...]) -> None:
+    def drop(self, unwanted: Callable[[tuple[Any, ...]], bool]) -> None:
         with self._lock:
-            self._kept.pop(key, None)
+            for key in [key for key in self._kept if unwanted(key)]:
+                del self._kept[key]
 
 
 @st.cache_resource(show_spinner=False)
@@ -700,7 +717,19 @@ def known(key: tuple[Any, ...]) -> bool:
 
 def forget(key: tuple[Any, ...]) -> None:
     """Drop what :func:`remember` holds of a key."""
-    _results().drop(key)
+    _results().drop(key.__eq__)
+
+
+def forget_model(model: Model) -> None:
+    """Drop a network, and what :func:`remember` holds of it."""
+    _shared.clear(model)
+    _results().drop(lambda key: model.key in repr(key))
+
+
+def forget_images(images: ImageSet) -> None:
+    """Drop what :func:`remember` holds of a set or one of its pictures, and sets that were made one tensor."""
+    _together.clear()
+    _results().drop(lambda key: images.key in repr(key))
 
 
 def remember(key: tuple[Any, ...], compute: Callable[[], T]) -> T:

@@ -139,16 +139,16 @@ class Ask:
         return self.forwards * cache.seconds_per_image(self.model)
 
 
-def answers(asks: Mapping[K, Ask], what: str, unasked: float = _UNASKED) -> dict[K, Any]:
+def answers(asks: Mapping[K, Ask], what: str) -> dict[K, Any]:
     """Answers to several questions, one job after the other; those that are there already, by the keys of ``asks``.
 
-    The reader agrees once to what all of them cost together, if it is more than ``unasked`` seconds; ``what`` is a name
-    for the whole, as in :func:`answer`.
+    The reader agrees once to what all of them cost together, if it is more than a few seconds; ``what`` is a name for
+    the whole, as in :func:`answer`.
     """
     waiting = {name: ask for name, ask in asks.items() if not cache.known(ask.key())}
     seconds = sum(ask.seconds() for ask in waiting.values())
     agreed = f"agreed-{abs(hash(tuple(ask.key() for ask in asks.values())))}"
-    if seconds > unasked and not st.session_state.get(agreed):
+    if seconds > _UNASKED and not st.session_state.get(agreed):
         forwards = sum(ask.forwards for ask in waiting.values())
         st.info(f"{what}: {forwards:,} forward passes, about {duration(seconds)} on this machine; then it is kept.")
         st.button(

@@ -1,30 +1,31 @@
-"""What readers bring along: checkpoints of their own and sets of images. Kept with their session, seen by nobody else.
+"""What readers bring along: checkpoints of their own and sets of images. Held by their session, shown to nobody else.
 
 Nothing that is handed in is executed or unpickled: checkpoints are safetensors and checked like those of a folder,
 images are decoded by the one decoder that all pictures go through.
 """
 
 import hashlib
+import math
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import streamlit as st
 
 from app import cache
 from app.cache import ImageSet, Model, Progress
 from bcdnet.checkpoint import CheckpointError
-from bcdnet.data import DataError, Dataset, open_dataset
-from bcdnet.data.archive import MAX_IMAGES, UNKNOWN, read_archive
-from bcdnet.data.image_files import FileImages, image_names
+from bcdnet.data import DataError
+from bcdnet.data.archive import MAX_IMAGES, read_archive, read_folder
 from bcdnet.files import write_atomically
 
 #: Largest files, in megabytes.
 PICTURE_MB, CHECKPOINT_MB, IMAGES_MB = 10, 100, 100
 #: Models and sets that a session may hold, and images of a set.
 MOST, MOST_IMAGES = 4, MAX_IMAGES
+#: Pixels that a network may take, and megabytes that the maps of all its layers may take for one image.
+MOST_PIXELS, MAPS_MB = 1024 * 1024, 2048
 
 
 class UploadError(ValueError):
@@ -60,9 +61,14 @@ def add_model(content: bytes, name: str) -> Model:
     write_atomically(path, content)
     try:
         model = cache.described({"id": identity, "title": _title(name)}, path, digest)
+        if math.prod(model.config.image_size) > MOST_PIXELS:
+            raise UploadError(f"{name} takes images of more than {MOST_PIXELS:,} pixels, which is too many for here.")
         with cache.locked(model):
             pass  # every tensor was read and checked
-    except CheckpointError as error:
+        values = sum(math.prod(layer.output) for layer in cache.network_cost(model.config).layers)
+        if 4 * values > MAPS_MB * 2**20:
+            raise UploadError(f"The maps of {name} take more than {MAPS_MB:,} MB for one image, too many for here.")
+    except (CheckpointError, UploadError) as error:
         path.unlink()
         raise UploadError(str(error).replace(path.name, name)) from error
     _own("models")[identity] = model
@@ -70,10 +76,11 @@ def add_model(content: bytes, name: str) -> Model:
 
 
 def remove_model(identity: str) -> None:
-    """Forget a model of the reader's."""
+    """Forget a model of the reader's, and what was computed with it."""
     model = _own("models").pop(identity, None)
     if model is not None:
         model.path.unlink(missing_ok=True)
+        cache.forget_model(model)
 
 
 def _title(name: str) -> str:
@@ -106,29 +113,11 @@ def folder_problem() -> str:
 
 @st.cache_resource(show_spinner=False, max_entries=2)
 def _folder(folder: str) -> ImageSet | str:
-    root = Path(folder)
     try:
-        if root.is_dir() and (names := image_names(root)):
-            names = names[:: -(-len(names) // MOST_IMAGES)]
-            data = Dataset(root.name, (UNKNOWN,), FileImages(root, names), np.zeros(len(names), np.int64))
-        else:
-            data = _some(open_dataset(root))
-        for index in range(len(data)):
-            data.images[index]  # a file that cannot be read is named now, not in the middle of a question
+        data = read_folder(folder, MOST_IMAGES)
     except DataError as error:
         return str(error)
-    return ImageSet(f"folder-{root}", root.name, data)
-
-
-def _some(data: Dataset) -> Dataset:
-    """At most as many images as a set may have, evenly over the classes' order."""
-    step = -(-len(data) // MOST_IMAGES)
-    if step == 1:
-        return data
-    images = data.images
-    assert isinstance(images, FileImages)
-    names = [str(images.path(k).relative_to(images.root)) for k in range(0, len(data), step)]
-    return Dataset(data.name, data.classes, FileImages(images.root, names), data.labels[::step], data.notes)
+    return ImageSet(f"folder-{folder}", data.name, data)
 
 
 def add_images(content: bytes, name: str, progress: Progress | None = None) -> ImageSet:
@@ -142,7 +131,7 @@ def add_images(content: bytes, name: str, progress: Progress | None = None) -> I
     if len(content) > IMAGES_MB * 2**20:
         raise UploadError(f"The file is larger than {IMAGES_MB} MB; start the dashboard on the folder instead.")
     try:
-        data = read_archive(content, _title(name), progress)
+        data = read_archive(content, _title(name), progress, MOST_IMAGES)
     except DataError as error:
         raise UploadError(str(error)) from error
     images = _own("sets")[key] = ImageSet(key, data.name, data)
@@ -150,5 +139,7 @@ def add_images(content: bytes, name: str, progress: Progress | None = None) -> I
 
 
 def remove_images(key: str) -> None:
-    """Forget a set of the reader's."""
-    _own("sets").pop(key, None)
+    """Forget a set of the reader's, and what was computed with it."""
+    images = _own("sets").pop(key, None)
+    if images is not None:
+        cache.forget_images(images)

@@ -22,8 +22,8 @@ from app.widgets import figure, selection, words
 #: Logits (n, classes) by title of the model, classes in the order of the first one's.
 Logits = dict[str, NDArray[np.float64]]
 
-#: Images asked about at first, or if the reader wants; seconds of work that are begun without asking.
-_SIZES, _UNASKED = (500, 2000, 10_000), 30.0
+#: Images asked about at first, or if the reader wants.
+_SIZES = (500, 2000, 10_000)
 #: Images on one page of the gallery, and the side of their thumbnails in pixels.
 _PAGE, _SIDE = 12, 112
 #: Width of what stands side by side where there is room, in pixels.
@@ -65,7 +65,7 @@ def _logits(orders: Mapping[str, NDArray[np.int64]], images: ImageSet, n: int) -
         )
         for title in orders
     }
-    found = jobs.answers(asks, f"{n:,} images through each network", _UNASKED)
+    found = jobs.answers(asks, f"{n:,} images through each network")
     return {title: logits[:, orders[title]] for title, logits in found.items()}
 
 
@@ -84,9 +84,9 @@ def _code(logits: Logits, images: ImageSet, n: int, orders: Mapping[str, NDArray
         "from itertools import islice\n\nimport bcdnet\n"
         "from analysis.comparison import calibration, compare, predict_set, roc\n"
         "from analysis.figures import comparison as figures\n"
-        "from bcdnet.data import Preprocess, open_dataset\n\n"
+        "from bcdnet.data import Preprocess\n"
+        f"{cache.opening(images)}"
         f"files = {files!r}\nids = { {title: ids[title] for title in logits}!r}\n"
-        f"data = open_dataset({images.test_of or 'your-images'!r})\n"
         "logits = {}\n"
         "for title, path in reversed(files.items()):\n"
         "    model = bcdnet.load(path)\n"
@@ -304,11 +304,7 @@ def _gallery(table: pd.DataFrame, logits: Logits, orders: Mapping[str, NDArray[n
         "their softmaxes, 0 bit where all say the same and are equally sure, at most "
         f"{math.log2(len(titles)):.2f}. "
     )
-    why = (
-        "Click an answer to see why that model gives it."
-        if images.test_of is not None
-        else "To see why a model gives an answer, upload the image as the picture of the sidebar."
-    )
+    why = "Click an answer to see why that model gives it."
     st.caption((divided if len(titles) > 1 else f"{len(table):,} images. ") + why)
     st.markdown(" &emsp; ".join(f"**{k}** {title}" for k, title in enumerate(titles, start=1)))
     odds = {title: softmax(logits[title], axis=1) for title in titles}
@@ -349,23 +345,22 @@ def _card(
                 key=f"why-{index}-{k}",
                 icon=icon,
                 type="tertiary",
-                disabled=images.test_of is None,
                 on_click=_look_at,
-                args=(index, title, int(orders[title][best])),
+                args=(picture, index, title, int(orders[title][best])),
                 help=f"{title}: see which pixels speak for {names[best]}.",
             )
             if clicked:
                 st.switch_page("views/attributions.py")
 
 
-def _look_at(index: int, title: str, target: int) -> None:
+def _look_at(picture: cache.Picture, index: int, title: str, target: int) -> None:
     """Make image, model and class those of the other pages; the models compared stay beside each other."""
     chosen = by_title[title]
     session: Any = st.session_state
-    session["source"], session["image"] = "Test image", index
+    session["source"], session["image"] = selection.TEST if picture.images is None else selection.OWN, index
     session["model"] = chosen.id
     session["beside"] = [model.id for model in models if model is not chosen]
-    session["target"], session["target_of"] = target, cache.test_picture(index).key
+    session["target"], session["target_of"] = target, picture.key
     session["link"].pop("target", None)  # what an address said of a class was said of another image
     state.remember()
 

@@ -10,8 +10,9 @@ from app import uploads
 from app.widgets import selection, words
 
 st.markdown(
-    "Bring a network or images along: they join the shipped ones on **every** page. They stay in this server's memory, "
-    "are seen by nobody else, and go with your session."
+    "Bring a network or images along: they join the shipped ones on **every** page, and nobody else is shown them. "
+    "*Remove* drops one with all that was computed of it. When your session ends, the files are dropped; what was read "
+    "and computed of them stays in the server's memory until newer work takes its place."
 )
 
 
@@ -107,7 +108,8 @@ for images in uploads.image_sets(None):
 with st.expander("A whole folder", icon=":material/folder:"):
     st.markdown(
         "`make app CHECKPOINTS=folder` shows the checkpoints of a folder instead of the shipped ones, and "
-        "`make app IMAGES=folder` adds a folder of images. Both are read where they lie, of any size."
+        "`make app IMAGES=folder` adds a folder of images. Both are read where they lie; of more than "
+        f"{uploads.MOST_IMAGES:,} images, {uploads.MOST_IMAGES:,} are taken evenly, as from a zip file."
     )
 with st.expander("What a checkpoint has to hold", icon=":material/rule:"):
     st.dataframe(

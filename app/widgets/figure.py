@@ -12,7 +12,7 @@ import streamlit as st
 from numpy.typing import NDArray
 from streamlit.elements.lib.streamlit_plotly_theme import GRAY_90
 
-from app.cache import ImageSet, Model, Picture, checkpoint_name
+from app.cache import ImageSet, Model, Picture, checkpoint_name, opening
 
 _HTML = """
 <div class="buttons">
@@ -85,14 +85,16 @@ def loading(model: Model, picture: Picture | None = None) -> str:
     lines = ["import bcdnet", "", f"model = bcdnet.load({checkpoint_name(model)!r})"]
     if picture is not None:
         imports = ["import numpy as np", "from bcdnet.data import Preprocess"]
+        how = "Preprocess.from_dict(model.card['preprocess'])"
         if picture.test_index is not None:
             imports[-1] += ", open_dataset"
             lines += [f"picture = open_dataset({picture.dataset!r}).images[{picture.test_index}]"]
             how = "Preprocess.from_dict(model.card['preprocess'] | {'invert': 'never'})"
+        elif picture.images is not None:
+            lines += [*opening(picture.images).splitlines(), f"picture = data.images[{picture.index}]"]
         else:
             imports[-1] += ", decode_image"
             lines += ["picture = decode_image(open('your-picture.png', 'rb').read()).image"]
-            how = "Preprocess.from_dict(model.card['preprocess'])"
         lines += [f"how = {how}", "image = np.asarray(how.view(picture).image)", "x = how.batch(image[None])"]
         lines = [*imports[:1], "", lines[0], imports[1], *lines[1:]]
     return "\n".join(lines) + "\n"
@@ -110,8 +112,8 @@ def loading_images(images: ImageSet, n: int, labels: bool = False, of: str = "mo
     With ``labels``, their true classes, as the network counts them, are a list of that name.
     """
     lines = [
-        "from bcdnet.data import Preprocess, open_dataset",
-        f"data = open_dataset({images.test_of or 'your-images'!r})",
+        "from bcdnet.data import Preprocess",
+        *opening(images).splitlines(),
         f"images, labels = next(data.batches(Preprocess.from_dict({of}.card['preprocess']), {n}))",
     ]
     if labels:

@@ -75,8 +75,10 @@ def sidebar(models: tuple[Model, ...]) -> None:
             placeholder="no other",
             help=f"Up to {MOST - 1} more networks, for the pages that set several side by side.",
         )
-        st.session_state["chosen"] = (model, _picture(model))
-        st.session_state["images"] = _images(model)
+        above = st.container()
+        images = st.session_state["images"] = _images(model)
+        with above:
+            st.session_state["chosen"] = (model, _picture(model, images))
 
 
 def _default_model(models: tuple[Model, ...]) -> Model:
@@ -98,44 +100,52 @@ def _default_beside(model: Model, models: tuple[Model, ...]) -> list[str]:
     return [other.id for other in alike[:2]]
 
 
-def _picture(model: Model) -> Picture | None:
+#: Where the picture comes from: the test set of the model, the reader's own set of the sidebar, or a file.
+TEST, OWN, UPLOAD = "Test image", "From the set", "Upload"
+
+
+def _picture(model: Model, images: ImageSet | None) -> Picture | None:
     data = cache.test_set(model.dataset)
     about = cache.dataset_source(model.dataset)
-    sources = ["Test image", "Upload"] if data is not None else ["Upload"]
+    own = images if images is not None and images.test_of is None else None
+    sources = [*([TEST] if data is not None else []), *([OWN] if own is not None else []), UPLOAD]
     state.valid("source", sources, sources[0])
     source = st.segmented_control(
         "Picture",
         sources,
         key="source",
         required=True,
-        help=f"A test image of {about.title}, on which this model was not trained, or a picture of your own.",
+        help=f"A test image of {about.title}, on which this model was not trained, or a picture of your own: one of "
+        "the set that is chosen below, or a file.",
     )
     if data is None:
         st.caption(f"The test images of {about.title} are not here: {about.obtain}.")
-    picture = _upload(data is not None) if source == "Upload" else None
-    if picture is None and data is not None:
-        picture = _test_image(model.dataset, len(data))
+    picture = _upload(data is not None) if source == UPLOAD else None
+    if source == OWN and own is not None:
+        picture = own.picture(_number(len(own)))
+    elif picture is None and data is not None:
+        picture = cache.test_picture(_number(len(data)), model.dataset)
     if picture is not None:
         _show_input(model, picture)
     return picture
 
 
-def _test_image(dataset: str, number: int) -> Picture:
-    last = number - 1
-    state.valid("image", range(last + 1), 0)
+def _number(count: int) -> int:
+    last = count - 1
+    state.valid("image", range(count), 0)
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     left.number_input(
-        "Number", 0, last, step=1, key="image", help=f"Number of the test image, 0 to {last:,}, in the set's own order."
+        "Number", 0, last, step=1, key="image", help=f"Number of the image, 0 to {last:,}, in the set's own order."
     )
     right.button(
         "",
         icon=":material/casino:",
         on_click=_roll,
         args=(last,),
-        help="Show another test image, at random.",
+        help="Show another image, at random.",
         width="stretch",
     )
-    return cache.test_picture(int(st.session_state["image"]), dataset)
+    return int(st.session_state["image"])
 
 
 def _roll(last: int) -> None:
@@ -147,8 +157,8 @@ def _upload(otherwise_shown: bool) -> Picture | None:
         "Picture file",
         key="upload",
         max_upload_size=uploads.PICTURE_MB,
-        help=f"PNG, JPEG, WebP, GIF, BMP or TIFF, up to {uploads.PICTURE_MB} MB. It stays in this server's memory and "
-        "is forgotten with your session; a link to the view names it by its digest only.",
+        help=f"PNG, JPEG, WebP, GIF, BMP or TIFF, up to {uploads.PICTURE_MB} MB. The file is forgotten with your "
+        "session; a link to the view names it by its digest only.",
     )
     # A link names an uploaded picture by its digest: the same file restores the view, and nobody is given it.
     wanted = state.text("digest")

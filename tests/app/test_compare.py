@@ -25,6 +25,7 @@ BOTH = {"model": "a_bcdnet", "beside": "twin"}
 @pytest.fixture(autouse=True)
 def tiny_models(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BCDNET_CHECKPOINTS", str(checkpoints))
+    monkeypatch.setattr(cache, "seconds_per_image", lambda model: 1e-3)  # however slow the machine
 
 
 def open_page(**query: str) -> AppTest:
@@ -227,15 +228,30 @@ def test_images_of_ones_own_without_labels_are_set_side_by_side(
     at = open_page(**BOTH, set=f"folder-{tmp_path}")
     assert_fine(at)
     assert f"on all 5 images of {tmp_path.name}" in said(at) and "nothing is right or wrong here" in said(at)
-    assert len(answers(at)) == 10 and all(button.disabled for button in answers(at))
+    assert len(answers(at)) == 10
+    button = next(b for b in answers(at) if b.help.startswith("Tiny twin") and b.key.startswith("why-3-"))
+    cls = button.help.removesuffix(".").split("speak for ")[1]
+    button.click().run()
+    assert_fine(at)
+    assert at.title[0].value == "Attribution" and at.selectbox(key="model").value == "twin"
+    chosen = at.session_state["chosen"][1]
+    assert (chosen.images.key, chosen.index) == (f"folder-{tmp_path}", 3) and chosen.image.size == (140, 30)
+    assert at.session_state["target"] == CLASSES.index(cls)
+    # The address leads to the same picture in another session.
+    link = {name: at.query_params[name] for name in ("source", "set", "image", "model")}
+    again = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=60)
+    for name, value in link.items():
+        again.query_params[name] = value
+    assert_fine(again.run())
+    assert again.session_state["chosen"][1] == chosen
 
 
 def test_much_work_is_begun_only_when_the_reader_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     cache._results.clear()
-    monkeypatch.setattr(cache, "seconds_per_image", lambda model: 0.04)
+    monkeypatch.setattr(cache, "seconds_per_image", lambda model: 0.004)
     at = open_page(**BOTH)
     assert_fine(at)
-    assert any("1,000 forward passes, about 40 s" in note.value for note in at.info)
+    assert any("1,000 forward passes, about 4 s" in note.value for note in at.info)
     # Until then it shows what the models' cards say.
     assert [trace["x"] for trace in chart(at, "Top-1 accuracy")["data"]] == [[10.8], [10.4]]
     assert "from the models' cards" in said(at)

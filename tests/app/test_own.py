@@ -5,6 +5,7 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +26,8 @@ def images(n: int = 6, classes: tuple[str, ...] = CLASSES[:2]) -> bytes:
         for k in range(n):
             picture = io.BytesIO()
             Image.fromarray(np.random.default_rng(k).integers(0, 256, (28, 28), np.uint8)).save(picture, "PNG")
-            name = classes[k % len(classes)].replace("/", "-")
-            file.writestr(f"{name}/{k}.png" if classes else f"{k}.png", picture.getvalue())
+            folder = classes[k % len(classes)].replace("/", "-") + "/" if classes else ""
+            file.writestr(f"{folder}{k}.png", picture.getvalue())
     return stream.getvalue()
 
 
@@ -101,6 +102,19 @@ def test_too_large_a_checkpoint_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     assert "larger than 1 MB" in at.error[0].value
 
 
+@pytest.mark.parametrize(("side", "sentence"), [(2048, "more than 1,048,576 pixels"), (1024, "more than 2,048 MB")])
+def test_a_network_that_takes_too_much_memory_is_refused(
+    side: int, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Strides of 1 all the way: the file is as small as any, its maps are not.
+    model = bcdnet.create_model("reactnet_a", **{**TINY, "image_size": side, "strides": (1,) * 5})
+    preprocess = {**FASHION_MNIST.to_dict(), "image_size": [side, side]}
+    bcdnet.save(model, tmp_path / "x.safetensors", {"preprocess": preprocess})
+    at = hand_in(open_page("own"), "checkpoint", "huge.safetensors", (tmp_path / "x.safetensors").read_bytes())
+    assert not at.exception and "huge.safetensors" in at.error[0].value and sentence in at.error[0].value
+    assert not at.session_state["own_models"] and not list(Path(at.session_state["own_folder"].name).iterdir())
+
+
 def test_there_is_an_end_to_what_one_session_holds(checkpoints: Path, tmp_path: Path) -> None:
     at = open_page("own")
     for k in range(uploads.MOST + 1):
@@ -147,6 +161,73 @@ def test_a_folder_named_at_the_start_is_a_set(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "1.png").write_bytes(b"no picture")
     cache.st.cache_resource.clear()
     assert "1.png" in open_page("own").warning[0].value
+
+
+def test_of_a_large_folder_some_images_are_taken_evenly_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(11):
+        Image.new("L", (28, 28), k).save(tmp_path / f"{k:02}.png")
+    monkeypatch.setenv("BCDNET_IMAGES", str(tmp_path))
+    monkeypatch.setattr(uploads, "MOST_IMAGES", 10)
+    at = open_page("own")
+    assert any(f"**{tmp_path.name}** · 10 images" in text.value for text in at.markdown)
+    assert any("10 of 11 files were taken, evenly over their names." in text.value for text in at.caption)
+
+
+@pytest.mark.parametrize("classes", [("Sneaker", "bag"), ()], ids=["labelled", "side by side"])
+@pytest.mark.parametrize("kind", ["zip", "folder"])
+def test_the_code_of_a_set_of_ones_own_runs_on_what_was_handed_in(
+    kind: str, classes: tuple[str, ...], checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = images(8, classes)
+    (tmp_path / "your-images.zip").write_bytes(packed)
+    with zipfile.ZipFile(io.BytesIO(packed)) as file:
+        file.extractall(tmp_path / "your-images")
+    if kind == "folder":
+        monkeypatch.setenv("BCDNET_IMAGES", str(tmp_path / "your-images"))
+        at = open_page("own", model="a_bcdnet", beside="reactnet")
+        key = f"folder-{tmp_path / 'your-images'}"
+    else:
+        at = hand_in(open_page("own", model="a_bcdnet", beside="reactnet"), "images", "my set.zip", packed)
+        (key,) = at.session_state["own_sets"]
+    at.selectbox(key="set").select(key).run()
+    at.segmented_control(key="source").set_value("From the set").run()
+    at.number_input(key="image").set_value(5).run()
+    for name in checkpoints.iterdir():
+        (tmp_path / name.name).symlink_to(name)
+    monkeypatch.chdir(tmp_path)
+    for page in ("receptive", "compare", "sampling"):
+        at.switch_page(f"views/{page}.py").run()
+        until(at, lambda at: not any(button.label == "Cancel" for button in at.button))
+        assert_fine(at)
+        drawn = [json.loads(chart.proto.spec)["data"] for chart in at.get("plotly_chart")]
+        codes = [block.value for block in at.code]
+        assert len(codes) == len(drawn) and (codes or (page, classes) == ("compare", ()))
+        for code in codes:
+            scope: dict[str, Any] = {}
+            exec(code, scope)
+            assert json.loads(scope["figure"].to_json())["data"] in drawn, code
+
+
+def test_what_is_removed_is_dropped(checkpoints: Path) -> None:
+    at = hand_in(open_page("own"), "checkpoint", "mine.safetensors", checkpoint(checkpoints))
+    at = hand_in(at, "images", "shoes.zip", images())
+    (own,), (key,) = at.session_state["own_models"].values(), at.session_state["own_sets"]
+    at.selectbox(key="set").select(key).run()
+    at.selectbox(key="model").select(own.id).run()
+    at.segmented_control(key="source").set_value("From the set").run()
+    at.switch_page("views/ledger.py").run()
+    assert_fine(at)
+    kept = [repr(found) for found in cache._results()._kept]
+    assert any(own.key in found for found in kept) and any(f"{key}-0" in found for found in kept)
+    at.switch_page("views/own.py").run()
+    for _ in range(2):
+        next(button for button in at.button if button.label == "Remove").click().run()
+        assert_fine(at)
+    kept = [repr(found) for found in cache._results()._kept]
+    assert not any(own.key in found or key in found for found in kept)
+    assert not own.path.exists()
 
 
 def test_a_link_to_an_uploaded_picture_names_its_digest_and_asks_for_the_file() -> None:

@@ -2,13 +2,14 @@
 
 import io
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from bcdnet.data import DataError, archive
-from bcdnet.data.archive import read_archive
+from bcdnet.data.archive import read_archive, read_folder
 
 
 def png(grey: int) -> bytes:
@@ -95,3 +96,24 @@ def test_a_bomb_is_neither_unpacked_nor_believed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(archive, "MAX_ENTRIES", 1)
     with pytest.raises(DataError, match="holds 2 files"):
         read_archive(bomb, "my.zip")
+
+
+def test_a_folder_is_taken_as_a_zip_file_is(tmp_path: Path) -> None:
+    files = {f"{letter}/{k}.png": png(k) for letter in "abcd" for k in range(5)}
+    with zipfile.ZipFile(io.BytesIO(packed(files))) as file:
+        file.extractall(tmp_path / "set")
+    ours, theirs = read_folder(tmp_path / "set", most=8), read_archive(packed(files), "set", most=8)
+    assert (ours.name, ours.classes, ours.notes) == (theirs.name, theirs.classes, theirs.notes)
+    assert ours.labels.tolist() == theirs.labels.tolist()
+    assert [ours.images[k].getpixel((0, 0)) for k in range(8)] == [theirs.images[k].getpixel((0, 0)) for k in range(8)]
+    flat = read_folder(tmp_path / "set" / "a")
+    assert flat.classes == (archive.UNKNOWN,) and len(flat) == 5 and flat.notes == ()
+
+
+def test_a_folder_names_the_file_that_is_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"2\.png is not a picture"):
+        read_folder(tmp_path)
+    with pytest.raises(DataError, match="no folder"):
+        read_folder(tmp_path / "none")
