@@ -14,26 +14,39 @@ from analysis.figures.palette import BLUE, DIVERGING, GREY, backdrop, layout
 
 Map = NDArray[np.floating]
 Picture = NDArray[np.uint8]
+#: The part of an image that a map covers: (left, top, right, bottom) in the image's pixels.
+Box = tuple[float, float, float, float]
 
+#: Longest side, in pixels, of the images drawn under the maps of a row, all together; none is coarser than its map.
+_LONGEST = 800
 #: The image under a map is drawn in these shades of grey, so that both blue and red stand out on its dark parts too.
 _DARKEST, _LIGHTEST = 110, 245
 
 
-def overlay(map: Map, image: Picture | None = None, unit: str = "logit", size: int = 420) -> go.Figure:
+def overlay(
+    map: Map,
+    image: Picture | None = None,
+    unit: str = "logit",
+    size: int = 420,
+    limit: float | None = None,
+    box: Box | None = None,
+) -> go.Figure:
     """One signed map over the image in grey.
 
     The scale is symmetric and zero is clear: only the colour's strength, not the image under it, tells the value.
 
     Args:
         map: float (H, W); values that are not finite are left out.
-        image: uint8 (H, W) or (H, W, 3), the pixels the network saw.
+        image: uint8 (H, W) or (H, W, 3), the pixels the network saw; with ``box``, the picture they were taken from.
         unit: of the values, for the colour bar.
         size: height of the figure in pixels.
+        limit: what the strongest colour stands for, above 0; the largest magnitude if None.
+        box: the part of the image that the map covers; all of it if None.
 
     Example:
         >>> overlay(attribute(model, x, 0, "saliency").map)
     """
-    return side_by_side({"": map}, [image], unit=unit, size=size)
+    return side_by_side({"": map}, [image], unit=unit, size=size, limit=limit, box=box)
 
 
 def side_by_side(
@@ -42,6 +55,8 @@ def side_by_side(
     shared: bool = True,
     unit: str = "logit",
     size: int | None = None,
+    limit: float | None = None,
+    box: Box | None = None,
 ) -> go.Figure:
     """Several signed maps, at most four in a row, each over its image.
 
@@ -52,40 +67,22 @@ def side_by_side(
             its title then tells.
         unit: of the values, for the colour bar.
         size: height of the figure in pixels; by the number of rows and columns if None.
+        limit: what the strongest colour of a shared scale stands for, above 0; the largest magnitude of all if None.
+        box: the part of each image that its map covers; all of it if None.
 
     Example:
         >>> side_by_side({name: attribute(model, x, 0, name).map for name in ("saliency", "grad_cam")})
     """
     pictures = images if isinstance(images, Sequence) else [images] * len(maps)
     limits = {title: _limit(map) for title, map in maps.items()}
-    limit = max(limits.values(), default=0) or 1.0
+    limit = limit or max(limits.values(), default=0) or 1.0
     titles = list(maps) if shared else [f"{title}<br>largest ±{limits[title]:.2g}" for title in maps]
     columns = max(1, min(4, len(maps)))
     rows = -(-len(maps) // columns) or 1
     fig = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.03, vertical_spacing=0.16 / rows)
     for k, (title, values) in enumerate(maps.items()):
-        row, column = k // columns + 1, k % columns + 1
-        divisor = 1.0 if shared else limits[title] or 1.0
-        shown = np.where(np.isfinite(values), values, np.nan)
-        fig.add_trace(
-            go.Heatmap(
-                z=shown / divisor,
-                zmin=-limit if shared else -1,
-                zmax=limit if shared else 1,
-                colorscale=_clear_at_zero(),
-                showscale=False,
-                customdata=shown,
-                hovertemplate="row %{y}, column %{x}<br>%{customdata:+.4g}<extra></extra>",
-            ),
-            row,
-            column,
-        )
-        picture = pictures[k]
-        if picture is not None:
-            _lay_under(fig, picture, values.shape, k)
-        axis = "" if k == 0 else str(k + 1)
-        fig.update_xaxes(range=[-0.5, values.shape[1] - 0.5], row=row, col=column)
-        fig.update_yaxes(range=[values.shape[0] - 0.5, -0.5], scaleanchor=f"x{axis}", row=row, col=column)
+        where = k // columns + 1, k % columns + 1
+        _add_map(fig, where, values, limit if shared else limits[title] or 1.0, not shared, pictures[k], box, columns)
     _add_color_bar(fig, limit if shared else 1.0, unit if shared else "share of each<br>map's largest")
     layout(fig, height=size or 60 + (310, 310, 290, 240)[columns - 1] * rows, legend=False)
     fig.update_xaxes(visible=False, constrain="domain", matches=None)
@@ -99,6 +96,7 @@ def map_grid(
     image: Picture | None = None,
     unit: str = "logit",
     size: int | None = None,
+    box: Box | None = None,
 ) -> go.Figure:
     """Signed maps by row and column, each on its own limits, which its title tells where they are not all the same.
 
@@ -108,6 +106,7 @@ def map_grid(
         image: uint8 (H, W) or (H, W, 3), under every map.
         unit: of the values, for the colour bar.
         size: height of the figure in pixels; by the number of rows if None.
+        box: the part of the image that the maps cover; all of it if None.
 
     Example:
         >>> map_grid({("shirt", "slope"): attribute(model, x, 0, "saliency").map}, {("shirt", "slope"): 0.1})
@@ -118,34 +117,15 @@ def map_grid(
     for row in rows:
         for column in columns:
             told = f"<br>largest ±{limits[row, column]:.2g}" if not one and (row, column) in maps else ""
-            titles.append(f"{row} · {column}{told}" if (row, column) in maps else "")
+            titles.append(f"{row}<br>{column}{told}" if (row, column) in maps else "")
     count = max(1, len(rows))
     spacing = min(0.3, 64 / (230 * count))
     fig = make_subplots(count, max(1, len(columns)), subplot_titles=titles, horizontal_spacing=0.03,
                         vertical_spacing=spacing)  # fmt: skip
     for (row, column), values in maps.items():
         i, j = rows.index(row), columns.index(column)
-        place = i * len(columns) + j
-        shown = np.where(np.isfinite(values), values, np.nan)
-        limit = limits[row, column]
-        fig.add_trace(
-            go.Heatmap(
-                z=shown / (1 if one else limit),
-                zmin=-limit if one else -1,
-                zmax=limit if one else 1,
-                colorscale=_clear_at_zero(),
-                showscale=False,
-                customdata=shown,
-                hovertemplate=f"{row} · {column}<br>row %{{y}}, column %{{x}}<br>%{{customdata:+.4g}}<extra></extra>",
-            ),
-            i + 1,
-            j + 1,
-        )
-        if image is not None:
-            _lay_under(fig, image, values.shape, place)
-        axis = "" if place == 0 else str(place + 1)
-        fig.update_xaxes(range=[-0.5, values.shape[1] - 0.5], row=i + 1, col=j + 1)
-        fig.update_yaxes(range=[values.shape[0] - 0.5, -0.5], scaleanchor=f"x{axis}", row=i + 1, col=j + 1)
+        name = f"{row} · {column}<br>"
+        _add_map(fig, (i + 1, j + 1), values, limits[row, column], not one, image, box, len(columns), name)
     largest = next(iter(limits.values()), 1.0)
     _add_color_bar(fig, largest if one else 1.0, unit if one else "share of each<br>title's largest")
     layout(fig, height=size or 60 + 230 * count, legend=False)
@@ -155,7 +135,13 @@ def map_grid(
 
 
 def wipe(
-    a: Map, b: Map, names: tuple[str, str], cut: float, image: Picture | None = None, size: int = 420
+    a: Map,
+    b: Map,
+    names: tuple[str, str],
+    cut: float,
+    image: Picture | None = None,
+    size: int = 420,
+    box: Box | None = None,
 ) -> go.Figure:
     """Two maps in one: ``a`` left of a line and ``b`` right of it, on one scale.
 
@@ -165,6 +151,7 @@ def wipe(
         cut: where the line is, as a share of the width.
         image: uint8 (H, W) or (H, W, 3) under both.
         size: height of the figure in pixels.
+        box: the part of the image that the maps cover; all of it if None.
 
     Example:
         >>> wipe(*(attribute(model, x, k, "saliency").map for k in (0, 1)), ("shirt", "shoe"), 0.5)
@@ -173,15 +160,21 @@ def wipe(
     at = round(cut * width)
     both = np.where(np.arange(width) < at, a, b)
     limit = max(_limit(a), _limit(b)) or 1.0
-    fig = map_grid({(f"{names[0]} | {names[1]}", f"line at {cut:.0%}"): both},
-                   {(f"{names[0]} | {names[1]}", f"line at {cut:.0%}"): limit}, image, size=size)  # fmt: skip
-    return fig.add_shape(
-        type="line", x0=at - 0.5, x1=at - 0.5, y0=-0.5, y1=height - 0.5, line={"color": GREY, "width": 2}
-    )
+    title = f"{names[0]} | {names[1]}", f"line at {cut:.0%}"
+    fig = map_grid({title: both}, {title: limit}, image, size=size, box=box)
+    left, top, right, bottom = (0, 0, width, height) if image is None or box is None else box
+    x = left + (right - left) * at / width - 0.5
+    return fig.add_shape(type="line", x0=x, x1=x, y0=top - 0.5, y1=bottom - 0.5, line={"color": GREY, "width": 2})
 
 
 def difference(
-    a: Map, b: Map, names: tuple[str, str], image: Picture | None = None, unit: str = "logit", size: int | None = None
+    a: Map,
+    b: Map,
+    names: tuple[str, str],
+    image: Picture | None = None,
+    unit: str = "logit",
+    size: int | None = None,
+    box: Box | None = None,
 ) -> go.Figure:
     """Two maps and the first less the second, all three on one scale.
 
@@ -191,13 +184,14 @@ def difference(
         image: uint8 (H, W) or (H, W, 3), under all three.
         unit: of the values, for the colour bar.
         size: height of the figure in pixels.
+        box: the part of the image that the maps cover; all of it if None.
 
     Example:
         >>> difference(*(attribute(model, x, k, "saliency").map for k in (0, 1)), ("shirt", "shoe"))
     """
     first, second = names
     maps = {first: a, second: b, f"{first} − {second}": a - b}
-    return side_by_side(maps, image, unit=unit, size=size)
+    return side_by_side(maps, image, unit=unit, size=size, box=box)
 
 
 def top_bars(top: pd.DataFrame, chosen: int | None = None, size: int | None = None) -> go.Figure:
@@ -230,6 +224,69 @@ def top_bars(top: pd.DataFrame, chosen: int | None = None, size: int | None = No
     fig.update_yaxes(autorange="reversed", showgrid=False)
     # Room on the right for the longest bar's number.
     return fig.update_xaxes(range=[0, 118], tickvals=[0, 25, 50, 75, 100], title_text="probability (%)")
+
+
+def _add_map(
+    fig: go.Figure,
+    where: tuple[int, int],
+    values: Map,
+    limit: float,
+    shares: bool,
+    picture: Picture | None,
+    box: Box | None,
+    across: int,
+    name: str = "",
+) -> None:
+    """One map at (row, column) of subplots, ``across`` in a row, over its picture; ``shares``: coloured by those of
+    ``limit``.
+
+    A map that covers a part of the picture keeps its own cells, stretched over that part: the axes count the picture's
+    pixels.
+    """
+    height, width = rows, columns = values.shape
+    if picture is None or box is None:
+        box = 0, 0, width, height
+    else:
+        rows, columns = picture.shape[:2]
+    left, top, right, bottom = box
+    dx, dy = (right - left) / width, (bottom - top) / height
+    shown = np.where(np.isfinite(values), values, np.nan)
+    reach = 1.0 if shares else limit
+    fig.add_trace(
+        go.Heatmap(
+            z=shown / limit if shares else shown,
+            x0=left + dx / 2 - 0.5,
+            dx=dx,
+            y0=top + dy / 2 - 0.5,
+            dy=dy,
+            zmin=-reach,
+            zmax=reach,
+            colorscale=_clear_at_zero(),
+            showscale=False,
+            customdata=shown,
+            hovertemplate=name + "row %{y:.0f}, column %{x:.0f}<br>%{customdata:+.4g}<extra></extra>",
+        ),
+        *where,
+    )
+    axes = fig.data[-1].xaxis, fig.data[-1].yaxis
+    if picture is not None:
+        _lay_under(fig, picture, (rows, columns), axes, max(height, width, _LONGEST // across))
+    if box != (0, 0, columns, rows):
+        edges = {"x0": left - 0.5, "x1": right - 0.5, "y0": top - 0.5, "y1": bottom - 0.5}
+        fig.add_shape(type="rect", line={"color": GREY, "width": 1, "dash": "dot"}, xref=axes[0], yref=axes[1], **edges)
+    if text := _blank(values):
+        over = {"xref": f"{axes[0]} domain", "yref": f"{axes[1]} domain", "x": 0.5, "y": 0.5, "showarrow": False}
+        fig.add_annotation(text=text, font_color="black", bgcolor="rgba(255,255,255,0.8)", **over)
+    fig.update_xaxes(range=[-0.5, columns - 0.5], row=where[0], col=where[1])
+    fig.update_yaxes(range=[rows - 0.5, -0.5], scaleanchor=axes[0], row=where[0], col=where[1])
+
+
+def _blank(map: Map) -> str:
+    """Why there is nothing, or not everything, to see on a map; "" if it is all there."""
+    broken = map.size - int(np.isfinite(map).sum())
+    if broken:
+        return "not finite" if broken == map.size else f"{broken} of {map.size} values<br>are not finite"
+    return "" if map.any() else "0 everywhere"
 
 
 def _limit(map: Map) -> float:
@@ -280,9 +337,9 @@ def _add_color_bar(fig: go.Figure, limit: float, title: str) -> None:
     )
 
 
-def _lay_under(fig: go.Figure, picture: Picture, shape: tuple[int, ...], position: int) -> None:
-    grey = np.asarray(Image.fromarray(picture).convert("L")).astype(float)
-    pale = (_DARKEST + grey / 255 * (_LIGHTEST - _DARKEST)).astype(np.uint8)
-    backdrop(fig, pale, shape[0], shape[1])
-    axis = "" if position == 0 else str(position + 1)
-    fig.layout.images[-1].update(xref=f"x{axis}", yref=f"y{axis}")
+def _lay_under(fig: go.Figure, picture: Picture, cells: tuple[int, int], axes: tuple[str, str], longest: int) -> None:
+    grey = Image.fromarray(picture).convert("L")
+    grey.thumbnail((longest, longest))
+    pale = _DARKEST + np.asarray(grey) / 255 * (_LIGHTEST - _DARKEST)
+    backdrop(fig, pale.astype(np.uint8), *cells)
+    fig.layout.images[-1].update(xref=axes[0], yref=axes[1])

@@ -48,7 +48,7 @@ def trace_strip(trace: Trace, image: NDArray[np.uint8] | None = None) -> go.Figu
                 hoverongaps=False,
                 showscale=k == 0,
                 colorbar={
-                    "title": {"text": "share of<br>the largest"},
+                    "title": {"text": "share of each<br>map's largest"},
                     "tickvals": [-4, -3, -2, -1, 0],
                     "ticktext": ["≤ 10⁻⁴", "10⁻³", "10⁻²", "10⁻¹", "1"],
                     "thickness": 12,

@@ -1,11 +1,15 @@
 """Figures of attribution, comparison and trade-offs: scales, labels and sums a reader relies on."""
 
+import base64
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from analysis.comparison import compare
-from analysis.figures.attribution import difference, overlay, side_by_side, top_bars
+from analysis.figures.attribution import difference, map_grid, overlay, side_by_side, top_bars, wipe
 from analysis.figures.comparison import accuracy_whiskers, confusion_heatmap, per_class_dots
 from analysis.figures.palette import BLUE, GREY
 from analysis.figures.tradeoffs import accuracy_cost_scatter, layer_bars
@@ -62,6 +66,60 @@ def test_blank_and_broken_maps_are_drawn():
     fig = overlay(np.array([[np.nan, np.inf], [1.0, -3.0]]))
     assert heatmaps(fig)[0].zmax == 3
     assert np.isnan(heatmaps(fig)[0].z[0]).all()
+
+
+def test_a_map_without_colours_says_why():
+    broken = np.full((2, 2), np.nan)
+    said = [note.text for note in difference(np.zeros((2, 2)), broken, ("x", "y")).layout.annotations]
+    assert said == ["x", "y", "x − y", "0 everywhere", "not finite", "not finite"]
+    grid = map_grid({("a", "b"): np.array([[np.inf, 1.0], [0.0, 0.0]]), ("a", "c"): A}, {("a", "b"): 1, ("a", "c"): 2})
+    assert [note.text for note in grid.layout.annotations][2:] == ["1 of 4 values<br>are not finite"]
+    # What there is in the other keeps its strength.
+    assert {h.zmax for h in heatmaps(side_by_side({"a": np.zeros((2, 2)), "b": A / 10}))} == {0.2}
+
+
+def test_a_map_takes_the_limit_it_is_given():
+    assert [(h.zmin, h.zmax) for h in heatmaps(overlay(A, limit=8.0))] == [(-8, 8)]
+
+
+@pytest.fixture
+def wide():
+    """A picture of 4 rows and 8 columns, of which a network saw the middle 4 x 4, at half its resolution."""
+    return np.arange(32, dtype=np.uint8).reshape(4, 8), (2.0, 0.0, 6.0, 4.0)
+
+
+def test_a_map_is_drawn_over_the_part_of_the_picture_that_it_explains(wide):
+    picture, box = wide
+    fig = overlay(A, picture, box=box)
+    (heat,) = heatmaps(fig)
+    # A[0, 1] explains rows 0 and 1 of columns 4 and 5, whose middle is the corner that the four pixels share.
+    assert (heat.x0 + heat.dx, heat.y0) == (4.5, 0.5) and (heat.dx, heat.dy) == (2, 2)
+    assert heat.z[0, 1] == heat.customdata[0, 1] == A[0, 1]
+    (under,) = fig.layout.images
+    assert (under.x, under.y, under.sizex, under.sizey) == (-0.5, -0.5, 8, 4)
+    assert (fig.layout.xaxis.range, fig.layout.yaxis.range) == ((-0.5, 7.5), (3.5, -0.5))
+    (edge,) = fig.layout.shapes
+    assert (edge.x0, edge.x1, edge.y0, edge.y1) == (1.5, 5.5, -0.5, 3.5)
+    # All of the picture: no edge.
+    assert not overlay(A, picture, box=(0, 0, 8, 4)).layout.shapes and not overlay(A, picture).layout.shapes
+
+
+def test_the_line_between_two_maps_runs_through_their_part_of_the_picture(wide):
+    picture, box = wide
+    line = wipe(A, B, ("x", "y"), 0.5, picture, box=box).layout.shapes[-1]
+    assert (line.x0, line.x1, line.y0, line.y1) == (3.5, 3.5, -0.5, 3.5)
+
+
+def test_a_large_picture_is_drawn_in_no_more_pixels_than_a_screen_shows():
+    picture = np.zeros((900, 1800), np.uint8)
+
+    def pixels(fig):
+        content = base64.b64decode(fig.layout.images[0].source.partition(",")[2])
+        return Image.open(io.BytesIO(content)).size
+
+    box = (450, 0, 1350, 900)
+    assert pixels(overlay(A, picture, box=box)) == (800, 400)
+    assert max(pixels(side_by_side({"a": A, "b": B}, picture, box=box))) <= 448  # two share the room
 
 
 def test_top_bars_highlight_the_chosen_class():

@@ -15,6 +15,7 @@ def test_each_map_is_drawn_on_its_own_logarithm_and_unreached_tokens_stay_empty(
     (drawn,) = trace_strip(found).data
     np.testing.assert_allclose(drawn.z, [[0, -1], [np.log10(1 / 90), np.nan]])
     np.testing.assert_allclose(drawn.customdata[..., 1], [[0, 100], [0, 0]])
+    assert drawn.colorbar.title.text == "share of each<br>map's largest"
     assert len(trace_strip(found, np.zeros((8, 8), np.uint8)).data) == 2
 
 
