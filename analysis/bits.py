@@ -283,6 +283,7 @@ class BitFlips:
         logits: with the flips, (num_classes,), of the forward pass that verified them.
         prefix: length of the shortest prefix of the order found to change the class, before dropping; 0 if none.
         total: bits of the layer.
+        size: (height, width) of the layer's map in tokens.
         irreducible: whether putting back any single bit was seen to restore the class: no bit is needless, though
             another, smaller set may exist.
         forwards: forward passes used, the ranking's included.
@@ -299,6 +300,7 @@ class BitFlips:
     logits: NDArray[np.float64]
     prefix: int
     total: int
+    size: tuple[int, int]
     irreducible: bool
     forwards: int
     trace: pd.DataFrame
@@ -381,8 +383,9 @@ def fewest_flips(
     bits = bits.assign(before=np.where(margin >= 0, 1, -1), margin=margin)
     trace = pd.DataFrame(search.trace, columns=["step", "flipped", "gap", "changed"])
     after, values = int(logits.argmax()), logits.double().cpu().numpy()
+    total, size = seen.numel(), (seen.shape[1], seen.shape[2])
     return BitFlips(
-        layer, order, bits, prefix > 0, before, after, values, prefix, seen.numel(), irreducible, search.forwards, trace
+        layer, order, bits, prefix > 0, before, after, values, prefix, total, size, irreducible, search.forwards, trace
     )
 
 

@@ -336,7 +336,7 @@ def judge(
 
 def randomise_passes(model: Network, method: str, **options: Any) -> int:
     """Images that :func:`randomise` passes through the network (a gradient costs about two more each)."""
-    return (len(randomisation_stages(model)) + 2) * cost_estimate(model, method, **options)
+    return (1 + len(randomisation_stages(model))) * cost_estimate(model, method, **options)
 
 
 def randomise(
@@ -350,8 +350,11 @@ def randomise(
     **options: Any,
 ) -> pd.DataFrame:
     """Make a map and put it to :func:`parameter_randomisation`; arguments as for :func:`judge`."""
-    result = attribute(model, x, target, method, layer, against, **options)
-    return parameter_randomisation(model, x, result, progress=progress, **options)
+    total = randomise_passes(model, method, **options)
+    told = None if progress is None else _shifted(progress, 0, total)
+    result = attribute(model, x, target, method, layer, against, progress=told, **options)
+    told = None if progress is None else _shifted(progress, result.forwards, total)
+    return parameter_randomisation(model, x, result, progress=told, **options)
 
 
 def scores(found: Sequence[Score]) -> pd.DataFrame:
@@ -392,7 +395,7 @@ def randomisation_stages(model: Network) -> dict[str, list[str]]:
 
 def randomisation_passes(model: Network, result: Attribution, **options: Any) -> int:
     """Images that :func:`parameter_randomisation` passes through the network."""
-    return (len(randomisation_stages(model)) + 1) * cost_estimate(model, result.method, result.map.shape, **options)
+    return len(randomisation_stages(model)) * cost_estimate(model, result.method, result.map.shape, **options)
 
 
 def parameter_randomisation(
@@ -411,8 +414,8 @@ def parameter_randomisation(
 
     Args:
         model: the network; only a deep copy is changed.
-        x, result, progress, **options: as for :func:`sensitivity`.
-        seed: of the shuffling and the method's own draws.
+        x, result, progress, **options: as for :func:`sensitivity`; ``result`` is the trained network's map.
+        seed: of the shuffling and the method's own draws, as ``result`` was made with.
 
     Returns:
         One row a stage, cumulative, "trained" first: ``stage``; ``layers``, the names of what was randomised in it;
@@ -421,8 +424,7 @@ def parameter_randomisation(
     """
     explain = _Repeated(result, seed, randomisation_passes(model, result, **options), progress, options)
     generator = torch.Generator().manual_seed(seed)
-    changed = copy.deepcopy(model)
-    original = explain(changed, x).raw
+    changed, original = copy.deepcopy(model), result.raw
     rows: list[tuple[str, str, float, float]] = []
 
     def compare(stage: str, layers: Sequence[str], raw: Array) -> None:

@@ -593,15 +593,15 @@ def _flips() -> None:
     best = min(found, key=lambda name: len(found[name].bits) if found[name].found else np.inf)
     if not found[best].found:
         return
-    about = cache.layers(model)[layer]
+    height, width = found[best].size
     left, right = st.columns(2, gap="large")
     with left:
         figure.show(
-            bit_figures.flip_map(found[best], about.in_height, about.in_width, size=300),
+            bit_figures.flip_map(found[best], height, width, size=300),
             "flip-map",
             f"Where the bits lie that were flipped, in the order {best}",
             found[best].bits,
-            code + f"figure = flip_map(found[{best!r}], {about.in_height}, {about.in_width}, size=300)\n",
+            code + f"figure = flip_map(found[{best!r}], {height}, {width}, size=300)\n",
         )
     with right:
         st.dataframe(

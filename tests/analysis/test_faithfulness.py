@@ -350,6 +350,12 @@ def test_a_map_is_judged_at_the_cost_that_is_told_and_as_its_parts_judge_it(meth
 def test_a_map_is_randomised_at_the_cost_that_is_told(x):
     model = tiny()
     wanted = parameter_randomisation(model, x, attribute(model, x, 3, "feature_ablation", grid=2), grid=2)
-    pd.testing.assert_frame_equal(randomise(model, x, 3, "feature_ablation", grid=2), wanted)
-    # The map, the same again, and one for each of head, groups of blocks and stem; four blocks and the whole image.
-    assert randomise_passes(model, "feature_ablation", grid=2) == 5 * (len(wanted) + 1)
+    passes, told = [], []
+    model.register_forward_hook(lambda module, args, output: passes.append(len(output)))
+    found = randomise(model, x, 3, "feature_ablation", progress=lambda *at: told.append(at), grid=2, batch=2)
+    pd.testing.assert_frame_equal(found, wanted)
+    # The map, and one for each of head, groups of blocks and stem; four blocks and the whole image.
+    total = randomise_passes(model, "feature_ablation", grid=2)
+    assert total == sum(passes) == 5 * len(wanted)
+    assert told[0][0] <= 2 and told[-1] == (total, total)  # from the first batch of the first map on
+    assert [done for done, _ in told] == sorted({done for done, _ in told})

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from nets import TINY
 from streamlit.testing.v1 import AppTest
 
+import bcdnet
 from analysis import binarization, bits
 from app import cache
 
@@ -150,6 +153,20 @@ def test_every_tab_has_something_to_say_of_every_network(tab: str, identity: str
         assert "real activations, so there are no bits to flip" in said(at)
     kinds = ("selectbox", "multiselect", "number_input", "slider", "select_slider", "toggle", "button_group")
     assert not [(kind, w.proto.label) for kind in kinds for w in at.get(kind) if not w.proto.help]
+
+
+@pytest.mark.parametrize("tab", DETAILS)
+def test_a_mixer_of_whose_blocks_every_half_has_bits(
+    tab: str, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    changes = {"width": 1 / 64, "stem_stride": 4, "blocks": (2,), "strides": (1,)}
+    mixer = bcdnet.create_model("mlp_mixer_s", **{**TINY, **changes})
+    bcdnet.save(mixer, tmp_path / "mixer.safetensors", bcdnet.load(checkpoints / "twin.safetensors").card)
+    monkeypatch.setenv("BCDNET_CHECKPOINTS", str(tmp_path))
+    at = finished(open_page(model="mixer", details=tab, budget="400"))
+    assert_fine(at)
+    assert tab != "Fewest flips" or any(alt.startswith("Where the bits lie") for alt in drawn(at))
 
 
 def test_maps_of_one_row_share_their_scale_until_asked_otherwise() -> None:
