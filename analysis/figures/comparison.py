@@ -1,10 +1,12 @@
 """Models side by side on a set of images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from analysis.comparison import ROC, Calibration
@@ -277,3 +279,41 @@ def roc_curves(found: Mapping[str, ROC], ids: Mapping[str, str] | None = None, s
     layout(fig, height=size)
     fig.update_xaxes(title_text="false alarms (% of the images without the class)", range=[-1, 101])
     return fig.update_yaxes(title_text="found (% of the images with the class)", range=[-1, 101])
+
+
+def image_gallery(
+    table: pd.DataFrame,
+    pictures: Sequence[Any],
+    answers: Mapping[str, NDArray[np.int64]],
+    classes: Sequence[str],
+    size: int | None = None,
+) -> go.Figure:
+    """Images of a set with what each model takes them for, at most six in a row, in the order of the table.
+
+    Args:
+        table: rows of :func:`analysis.comparison.gallery`.
+        pictures: of the whole set, uint8 (H, W) or (H, W, 3).
+        answers: by model, the class that it gives each image of the set, (n,).
+        classes: name of every class.
+        size: height of the figure in pixels; by the number of rows and models if None.
+
+    Example:
+        >>> image_gallery(gallery(logits), np.zeros((4, 28, 28), np.uint8), {"a": logits["a"].argmax(1)}, classes)
+    """
+    titles = [
+        f"№ {row['index']}{' · ' + classes[row['label']] if 'label' in row else ''}<br>"
+        + "<br>".join(f"{name}: {classes[answer[row['index']]]}" for name, answer in answers.items())
+        for row in table.to_dict("records")
+    ]
+    columns = max(1, min(6, len(titles)))
+    rows = -(-len(titles) // columns) or 1
+    words = 24 + 15 * len(answers)  # the height that a title takes, in pixels
+    height = size or (words + 150) * rows
+    fig = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.02, vertical_spacing=words / height)
+    for k, index in enumerate(table["index"]):
+        pixels = np.asarray(pictures[index])
+        shown = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+        fig.add_trace(go.Image(z=shown, hoverinfo="skip"), k // columns + 1, k % columns + 1)
+    layout(fig, height=height, legend=False)
+    fig.update_xaxes(visible=False).update_yaxes(visible=False).update_annotations(font_size=11)
+    return fig.update_layout(margin_t=words)

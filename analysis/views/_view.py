@@ -1,0 +1,31 @@
+"""What every view returns, and what several of them need."""
+
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+import plotly.graph_objects as go
+
+from analysis.sampling import layers
+from bcdnet import Network
+
+T = TypeVar("T")
+
+
+class View(NamedTuple, Generic[T]):
+    """What the dashboard shows, in two parts: ``data``, as :mod:`analysis` found it, and the ``figure`` of it."""
+
+    data: T
+    figure: go.Figure
+
+
+def class_names(model: Network, classes: Sequence[str] | None) -> list[str]:
+    """``classes``, or if None those of the model's card, or numbers where it has no card."""
+    if classes is None:
+        classes = model.card.get("classes") or [str(k) for k in range(model.config.num_classes)]
+    return list(classes)
+
+
+def input_size(model: Network, layer: str) -> tuple[int, int]:
+    """Height and width of the map that an entry of ``model.units`` reads, in tokens."""
+    about = next(about for about in layers(model).to_dict("records") if about["name"] == layer)
+    return about["in_height"], about["in_width"]
