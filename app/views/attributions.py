@@ -1,11 +1,13 @@
 """Attribution: what the network predicts for a picture, and which pixels speak for it."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import streamlit as st
+from numpy.typing import NDArray
 
 from analysis import attribution, faithfulness
 from analysis.attribution import Attribution, rank_correlation
@@ -26,6 +28,9 @@ _OPTIONS: dict[str, tuple[str, int, int, int, str]] = {
     "window": ("Window (pixels)", 1, _SIDE, 1, "Side of the square that is covered."),
     "stride": ("Stride (pixels)", 1, _SIDE, 1, "How far the square moves from one position to the next."),
 }
+
+#: What a map can be drawn on -> how it is called.
+_UNDER = {"input": "the network's input", "picture": "the original picture"}
 
 seen = cache.seen(model, picture)
 image = np.asarray(seen.image)
@@ -81,19 +86,47 @@ def _map(method: str, layer: str | None, options: Mapping[str, Any]) -> Attribut
     )
 
 
-def _draw(result: Attribution, name: str, alt: str, options: Mapping[str, Any] = MappingProxyType({})) -> None:
+def _under() -> tuple[NDArray[np.uint8], figures.Box | None]:
+    """What the maps are drawn on, and the part of it that they cover; None: all of it."""
+    original = np.asarray(picture.image)
+    if np.array_equal(original, image):
+        return image, None
+    shown = state.valid("drawn_on", list(_UNDER), "input")
+    st.segmented_control(
+        "Drawn on",
+        list(_UNDER),
+        format_func=_UNDER.__getitem__,
+        key="drawn_on",
+        required=True,
+        on_change=state.remember,
+        help="The pixels that the network is given, or the picture they were taken from, with a dotted edge round the "
+        "part that the network sees.",
+    )
+    return (image, None) if shown == "input" else (original, seen.box)
+
+
+def _draw(
+    result: Attribution, name: str, alt: str, limit: float | None, options: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     chosen: dict[str, Any] = {"layer": result.layer, "against": result.against, **options}
     arguments = [f"{name}={value!r}" for name, value in chosen.items() if value is not None]
     figure.show(
-        figures.overlay(result.map, image, size=380),
+        figures.overlay(result.map, under, size=380, limit=limit, box=box),
         name,
         alt,
-        {"map": result.map, "raw": result.raw},
+        {"map": result.map, "raw": result.raw} | ({} if box is None else {"box": np.asarray(box)}),
         figure.loading(model, picture) + "from analysis.attribution import attribute\n"
         "from analysis.figures.attribution import overlay\n\n"
         f"result = attribute({', '.join(['model', 'x', str(result.target), repr(result.method), *arguments])})\n"
-        "figure = overlay(result.map, image, size=380)\n",
+        f"figure = overlay(result.map, {_code(box)}, size=380{'' if limit is None else f', limit={limit!r}'})\n",
     )
+    for note in result.notes:
+        st.caption(note)
+
+
+def _code(box: figures.Box | None) -> str:
+    """What a figure is drawn on, in Python."""
+    return "image" if box is None else "np.asarray(picture), box=how.view(picture).box"
 
 
 # Boxes of a fixed width, which a narrow window stacks; columns would squeeze the maps instead.
@@ -101,6 +134,9 @@ with st.container(horizontal=True, gap="medium"):
     controls, maps = st.container(width=220), st.container(width=652)
 with maps:
     waiting = st.container()  # the progress of the maps, as wide as both
+    with st.container(horizontal=True, gap="large"):
+        scope = selection.scale("map_scale", "map")
+        under, box = _under()
     with st.container(horizontal=True, gap="medium"):
         left, right = st.container(width=310), st.container(width=310)
 with controls:
@@ -160,13 +196,13 @@ with waiting:
     except ValueError as error:  # options that do not go together
         st.error(str(error))
         st.stop()
+pair = [None if one is None else one.map for one in (result, check)]
+limits = [None, None] if scope == "map" else scale.limits([pair], scope)[0]
 with left:
     if result is not None:
         st.markdown(f"**{METHODS[method].title}**" + (f" of {layer}" if layer else ""))
         words.badge(*words.VALIDITY[result.validity])
-        _draw(result, "attribution", f"{METHODS[method].title} map for {model.classes[target]}", options)
-        for note in result.notes:
-            st.caption(note)
+        _draw(result, "attribution", f"{METHODS[method].title} map for {model.classes[target]}", limits[0], options)
 with right:
     if check is not None:
         st.markdown(f"**{METHODS[reference].title}**, for comparison")
@@ -175,10 +211,12 @@ with right:
             check,
             "attribution-without-gradient",
             f"{METHODS[reference].title} map for {model.classes[target]}, which needs no gradient",
+            limits[1],
         )
         if result is not None:
             same = result.raw.shape == check.raw.shape
             agreement = rank_correlation(*((result.raw, check.raw) if same else (result.map, check.map)))
+            words.badge("measured", "on this picture")
             st.metric(
                 "Rank correlation of the two maps",
                 "undefined" if np.isnan(agreement) else f"{agreement:+.2f}",
@@ -189,8 +227,8 @@ with right:
 
 _TABS = ("How each method works", "Is it faithful?", "Randomised", "Surrogate meter", "Grid", "Two models")
 _AXES = ("classes", "methods", "layers")
-#: Layers of the grid, about.
-_MOST = 4
+#: Members of an axis of the grid, at most; layers that it begins with, about.
+_MOST, _LAYERS = 6, 4
 
 
 @st.fragment
@@ -325,77 +363,118 @@ def _surrogate() -> None:
     )
 
 
+def _members(axis: str, offered: list[str], default: list[str], name: Callable[[str], str]) -> list[str]:
+    """What stands along an axis of the grid: ``default``, which follows class and method, until the reader chooses."""
+    key, begun = f"grid_{axis}", f"grid_{axis}_begun"
+    if st.session_state.get(key) == st.session_state.get(begun):
+        st.session_state.pop(key, None)
+    state.several(key, offered, default, _MOST)
+    st.session_state[begun] = default
+    return st.multiselect(
+        axis.capitalize(),
+        offered,
+        format_func=name,
+        key=key,
+        max_selections=_MOST,
+        on_change=state.remember,
+        help=f"One row or column of maps each, {_MOST} at most.",
+    )
+
+
+def _calls(axes: list[str], rows: list[str], columns: list[str]) -> dict[tuple[str, str], tuple[tuple[Any, ...], Any]]:
+    """(row, column) -> class, method, layer and second class of a map of the grid, and the method's options."""
+    calls = {}
+    for place in itertools.product(rows, columns):
+        cell = dict(zip(axes, place, strict=True))
+        how = cell.get("methods", "grad_cam" if "layers" in axes else method)
+        where = cell.get("layers", layer) if METHODS[how].per_layer else None
+        calls[place] = (int(cell.get("classes", target)), how, where, against), options if how == method else {}
+    return calls
+
+
 def _grid() -> None:
     if result is None or check is None:  # some of its maps may be the same, and are under way there
         st.info("The two maps above come first; compute them, and these follow.")
         return
-    layers, runnable = cache.target_layers(model), list(status.index[status.runnable])
-    order = [target, *(int(k) for k in scores.argsort()[::-1] if k != target)]
+    rival = "" if against is None else f" − {model.classes[against]}"
     with st.container(horizontal=True, gap="large"):
-        chosen = []
-        for key, label, default in (("grid_rows", "Rows", "methods"), ("grid_columns", "Columns", "classes")):
+        chosen: list[str] = []
+        for key, label, usual in (("grid_rows", "Rows", "methods"), ("grid_columns", "Columns", "classes")):
             offered = [axis for axis in _AXES if axis not in chosen]
-            state.valid(key, offered, default if default in offered else offered[0])
+            state.valid(key, offered, usual if usual in offered else offered[0])
             chosen.append(st.session_state[key])
             st.segmented_control(
                 label, offered, key=key, required=True, on_change=state.remember, help="What changes along this axis."
             )
-        scope = selection.scale()
-    values: dict[str, list[Any]] = {
-        "classes": order[:3],
-        "methods": list(
-            dict.fromkeys(
-                key for key in (method, "grad_cam", "input_x_gradient", "feature_ablation") if key in runnable
-            )
+        spread = selection.scale()
+    layers, runnable = cache.target_layers(model), list(status.index[status.runnable])
+    begin = [key for key in (method, "grad_cam", "input_x_gradient", "feature_ablation") if key in runnable]
+    classes = [str(k) for k in (target, *rivals) if k != against]
+    #: Axis -> what is offered, what it begins with, and the name of each.
+    axes: dict[str, tuple[list[str], list[str], Callable[[str], str]]] = {
+        "classes": (classes, classes[:3], lambda k: model.classes[int(k)]),
+        "methods": (runnable, list(dict.fromkeys(begin)), lambda key: METHODS[key].title),
+        "layers": (
+            layers,
+            list(dict.fromkeys(layers[:: max(1, len(layers) // _LAYERS)][1:_LAYERS] + layers[-1:])),
+            str,
         ),
-        "layers": list(dict.fromkeys(layers[:: max(1, len(layers) // _MOST)][1:_MOST] + layers[-1:])),
     }
-    if "layers" in chosen:
-        values["methods"] = ["grad_cam"]  # the only one that has layers
-    names: dict[str, Callable[[Any], str]] = {
-        "classes": lambda k: model.classes[k],
-        "methods": lambda key: METHODS[key].title,
-        "layers": str,
+    layered = "layers" in chosen
+    with st.container(horizontal=True, gap="large"):
+        # Grad-CAM is the only one that has layers.
+        rows, columns = (
+            ["grad_cam"] if layered and axis == "methods" else _members(axis, *axes[axis]) for axis in chosen
+        )
+    if not rows or not columns:
+        st.info("Choose at least one for the rows and one for the columns.")
+        return
+    calls = _calls(chosen, rows, columns)
+    asks = {
+        place: jobs.Ask(
+            attribution.attribute,
+            model,
+            (picture, *arguments),
+            _weight(arguments[1]) * cache.cost_estimate(model, arguments[1], **more),
+            " · ".join(axes[axis][2](member) for axis, member in zip(chosen, place, strict=True)),
+            more,
+        )
+        for place, (arguments, more) in calls.items()
     }
-    asks, calls = {}, {}
-    for row in values[chosen[0]]:
-        for column in values[chosen[1]]:
-            cell: dict[str, Any] = {
-                "classes": target,
-                "methods": "grad_cam" if "layers" in chosen else method,
-                "layers": layer,
-            }
-            cell |= {chosen[0]: row, chosen[1]: column}
-            where = cell["layers"] if METHODS[cell["methods"]].per_layer else None
-            title = names[chosen[0]](row), names[chosen[1]](column)
-            rival = against if against != cell["classes"] else None
-            arguments = (cell["classes"], cell["methods"], where, rival)
-            calls[title] = arguments
-            asks[title] = jobs.Ask(
-                attribution.attribute,
-                model,
-                (picture, *arguments),
-                _weight(cell["methods"]) * cache.cost_estimate(model, cell["methods"]),
-                " · ".join(title),
-            )
     found: dict[tuple[str, str], Attribution] = jobs.answers(asks, "The grid of maps")
     if len(found) < len(asks):
         return
-    rows = [[found[title].map for title in asks if title[0] == name] for name in dict.fromkeys(t[0] for t in asks)]
-    limits = dict(zip(asks, (limit for row in scale.limits(rows, scope) for limit in row), strict=True))
-    words.badge("measured", "on this picture")
+
+    def title(axis: str, member: str, one: Attribution) -> str:
+        name = axes[axis][2](member)
+        if axis == "classes":
+            return name + rival
+        if axis == "layers" or not layered:
+            at = f" of {one.layer}" if axis == "methods" and one.layer else ""
+            return f"{name}{at} ({one.validity})"
+        return name
+
+    titles = {place: (title(chosen[0], place[0], one), title(chosen[1], place[1], one)) for place, one in found.items()}
+    named = {titles[place]: call for place, call in calls.items()}
+    reach = scale.limits([[found[row, column].map for column in columns] for row in rows], spread)
+    limits = {titles[row, column]: reach[i][j] for i, row in enumerate(rows) for j, column in enumerate(columns)}
+    words.badge(
+        "measured", "on this picture" if "classes" in chosen else f"{model.classes[target]}{rival}, on this picture"
+    )
     figure.show(
-        figures.map_grid({title: one.map for title, one in found.items()}, limits, image),
+        figures.map_grid({titles[place]: one.map for place, one in found.items()}, limits, under, box=box),
         "attribution-grid",
-        f"Maps by {chosen[0]} and {chosen[1]}: " + ", ".join(" · ".join(title) for title in found),
-        {" · ".join(title).replace("/", "-"): one.map for title, one in found.items()},
+        f"Maps by {chosen[0]} and {chosen[1]}: " + ", ".join(" · ".join(name) for name in titles.values()),
+        {" · ".join(titles[place]).replace("/", "-"): one.map for place, one in found.items()},
         figure.loading(model, picture) + "from analysis.attribution import attribute\n"
         "from analysis.figures.attribution import map_grid\n\n"
-        f"calls = {calls!r}\nlimits = {limits!r}\n"
-        "maps = {title: attribute(model, x, *arguments).map for title, arguments in calls.items()}\n"
-        "figure = map_grid(maps, limits, image)\n",
+        f"calls = {named!r}\nlimits = {limits!r}\n"
+        "maps = {\n"
+        "    title: attribute(model, x, *arguments, **options).map for title, (arguments, options) in calls.items()\n"
+        "}\n"
+        f"figure = map_grid(maps, limits, {_code(box)})\n",
     )
-    if "layers" in chosen:
+    if layered:
         st.caption("Only Grad-CAM has layers, so it is the method of every map here. It is exact at the last one only.")
 
 
@@ -433,6 +512,8 @@ def _two_models() -> None:
             width=320,
         )
     other = next(model for model in others if model.id == other_id)
+    # Both maps can lie on the original picture only if both networks see the same part of it.
+    on, part = (under, box) if cache.seen(other, picture).box == seen.box else (image, None)
     offered = cache.target_layers(other)
     asks = {}
     for one in (model, other):
@@ -466,19 +547,19 @@ def _two_models() -> None:
         left, right = st.container(width=380), st.container(width=620)
     with left:
         figure.show(
-            figures.wipe(a.map, b.map, (first, second), cut, image, size=340),
+            figures.wipe(a.map, b.map, (first, second), cut, on, size=340, box=part),
             "wipe",
             f"{first} left of the line at {cut:.0%}, {second} right of it",
             {"first": a.map, "second": b.map},
-            code + f"figure = figures.wipe(a, b, {(first, second)!r}, {cut}, image, size=340)\n",
+            code + f"figure = figures.wipe(a, b, {(first, second)!r}, {cut}, {_code(part)}, size=340)\n",
         )
     with right:
         figure.show(
-            figures.difference(a.map, b.map, (first, second), image, size=340),
+            figures.difference(a.map, b.map, (first, second), on, size=340, box=part),
             "difference",
             f"{first}, {second} and their difference on one scale",
             {"first": a.map, "second": b.map, "difference": a.map - b.map},
-            code + f"figure = figures.difference(a, b, {(first, second)!r}, image, size=340)\n",
+            code + f"figure = figures.difference(a, b, {(first, second)!r}, {_code(part)}, size=340)\n",
         )
     agreement = rank_correlation(a.map, b.map)
     st.markdown(
@@ -486,6 +567,12 @@ def _two_models() -> None:
         + ("undefined." if np.isnan(agreement) else f"**{agreement:+.2f}**.")
         + (f" {second} has no layer {layer}; its own is {b.layer}." if a.layer != b.layer else "")
     )
+    told: dict[str, list[str]] = {}
+    for name, found_map in found.items():
+        for note in found_map.notes:
+            told.setdefault(note, []).append(name)
+    for note, names in told.items():
+        st.caption(f"{' and '.join(names)}: {note}")
 
 
 more()
@@ -497,5 +584,6 @@ words.misleads(
     "it paints a hole.",
     "Deletion, insertion and infidelity show the network pictures with holes, which training never showed; a map can "
     "be right about the picture and still score badly there, and the other way round.",
-    "Colours are scaled to each map's own largest value; read the numbers on the bar before you compare two maps.",
+    "One colour stands for different values where maps have scales of their own: read the numbers on the bars and in "
+    "the titles before you compare two maps, or put them on one scale.",
 )

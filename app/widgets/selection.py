@@ -285,14 +285,14 @@ def count(images: ImageSet, default: int = COUNTS[0]) -> int:
     return min(n, len(images))
 
 
-def scale() -> scales.Scope:
+def scale(key: str = "scale", default: scales.Scope = "row") -> scales.Scope:
     """How far the colours of several maps reach, see :func:`app.widgets.scale.limits`."""
-    scope = state.valid("scale", list(scales.SCOPES), "row")
+    scope = state.valid(key, list(scales.SCOPES), default)
     st.segmented_control(
         "Colour scale",
         list(scales.SCOPES),
         format_func=scales.SCOPES.__getitem__,
-        key="scale",
+        key=key,
         required=True,
         on_change=state.remember,
         help="Whether the strongest colour stands for the largest value of each map, of the maps in its row, or of "

@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import io
 import json
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pages import assert_fine, open_page, until
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from analysis import attribution, faithfulness
@@ -120,7 +122,8 @@ def test_the_grid_has_any_two_axes_and_says_what_a_class_is_compared_with() -> N
     assert_fine(at)
     titles = [note["text"] for note in figure(at, "Maps by layers and classes")["layout"]["annotations"]]
     last = cache.target_layers(cache.catalogue()[0][0])[-1]
-    assert sum(title.startswith(f"{last} · ") for title in titles) == 3
+    assert sum(title.startswith(f"{last} (exact)<br>") for title in titles) == 3
+    assert any(" (surrogate)<br>" in title for title in titles)
     assert any("Only Grad-CAM has layers" in note.value for note in at.caption)
     at.segmented_control(key="scale").set_value("all").run()
     heat = [trace for trace in figure(at, "Maps by layers")["data"] if trace["type"] == "heatmap"]
@@ -138,9 +141,105 @@ def test_the_wipe_shows_one_model_left_and_the_other_right() -> None:
 
 
 def decoded(value: Any) -> np.ndarray:
-    """An array as Plotly sends it."""
-    shape = [int(side) for side in value["shape"].split(",")]
-    return np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"]).reshape(shape)
+    """What Plotly sends: an array as bytes, or as a list."""
+    if not isinstance(value, dict):
+        return np.asarray(value)
+    flat = np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"])
+    return flat.reshape([int(side) for side in value["shape"].split(",")]) if "shape" in value else flat
+
+
+def test_the_grid_says_of_every_map_which_difference_it_explains() -> None:
+    plain = titles(opened("Grid", 1, model="a_bcdnet"))
+    names = cache.catalogue()[0][0].classes
+    assert {title.split("<br>")[0] for title in plain} == {
+        f"Grad-CAM of {cache.target_layers(cache.catalogue()[0][0])[-1]} (exact)",
+        "Input × gradient (surrogate)",
+        "Block ablation (exact)",
+    }
+    rival = next(name for name in names if any(title.split("<br>")[1] == name for title in plain[1:2]))
+    compared = titles(opened("Grid", 1, model="a_bcdnet", against=str(names.index(rival))))
+    shown = {title.split("<br>")[1] for title in compared}
+    assert len(shown) == 3 and all(name.endswith(f" − {rival}") for name in shown) and f"{rival} − {rival}" not in shown
+
+
+def test_the_grid_holds_what_is_chosen_and_the_methods_options() -> None:
+    query = {"method": "feature_ablation", "feature_ablation_grid": "3", "grid_classes": "7,2"}
+    at = opened("Grid", 1, model="a_bcdnet", grid_methods="feature_ablation", **query)
+    assert_fine(at)
+    assert [title.split("<br>")[1] for title in titles(at)] == ["Sneaker", "Pullover"]
+    drawn = figure(at, "Maps by methods")["data"][0]
+    model = cache.catalogue()[0][0]
+    with cache.locked(model) as network:
+        x = cache.seen(model, cache.test_picture(0)).x
+        wanted = attribution.attribute(network, x, 7, "feature_ablation", grid=3).map
+    np.testing.assert_allclose(decoded(drawn["customdata"]), wanted, rtol=0, atol=1e-9)
+    # A choice stays when the class does not, and is in the link.
+    at.selectbox(key="target").select(8).run()
+    assert at.multiselect(key="grid_classes").value == ["7", "2"] and at.query_params["grid_classes"] == "7,2"
+    at.multiselect(key="grid_methods").set_value([]).run()
+    assert any("Choose at least one for the rows" in note.value for note in at.info)
+
+
+def test_the_grid_begins_with_the_chosen_class() -> None:
+    at = opened("Grid", 1, model="a_bcdnet")
+    before = at.multiselect(key="grid_classes").value
+    assert before[0] == str(at.selectbox(key="target").value)
+    at.selectbox(key="target").select(int(before[2])).run()
+    assert at.multiselect(key="grid_classes").value == [before[2], *before[:2]]
+
+
+def titles(at: AppTest) -> list[str]:
+    """What stands above the maps of the grid, without the scales."""
+    notes = figure(at, "Maps by")["layout"]["annotations"]
+    return ["<br>".join(note["text"].split("<br>")[:2]) for note in notes if note["text"].count("<br>")]
+
+
+def test_both_maps_can_be_put_on_one_scale() -> None:
+    at = open_page("attributions", method="input_x_gradient", model="a_bcdnet")
+
+    def reach() -> list[tuple[float, float]]:
+        heat = [json.loads(chart.proto.spec)["data"][0] for chart in at.get("plotly_chart")[1:3]]
+        return [(trace["zmax"], float(np.abs(decoded(trace["customdata"])).max())) for trace in heat]
+
+    assert all(limit == pytest.approx(largest) for limit, largest in reach())
+    at.segmented_control(key="map_scale").set_value("all").run()
+    (left, first), (right, second) = reach()
+    assert left == right == pytest.approx(max(first, second)) and first != pytest.approx(second)
+
+
+def test_a_map_can_be_drawn_over_the_picture_that_was_uploaded() -> None:
+    pixels = np.zeros((30, 40), np.uint8)
+    pixels[14, 20] = 255  # the one bright pixel
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    at = open_page("attributions", model="a_bcdnet", method="feature_ablation", drawn_on="picture")
+    assert not any(control.key == "drawn_on" for control in at.segmented_control)  # of a test image all is seen
+    at.segmented_control(key="source").set_value("Upload").run()
+    at.file_uploader(key="upload").upload("wide.png", stream.getvalue())
+    at.run()
+    at.segmented_control(key="drawn_on").set_value("picture").run()
+    assert_fine(at)
+    spec = json.loads(at.get("plotly_chart")[1].proto.spec)
+    heat, under = spec["data"][0], spec["layout"]["images"][0]
+    # 28 x 28 cells over the middle 30 x 30 pixels, of which the first is pixel 5.
+    assert heat["dx"] == heat["dy"] == pytest.approx(30 / 28)
+    assert (heat["x0"], heat["y0"]) == pytest.approx((5 + 15 / 28 - 0.5, 15 / 28 - 0.5))
+    assert (under["sizex"], under["sizey"]) == (40, 30) and spec["layout"]["xaxis"]["range"] == [-0.5, 39.5]
+    # The network saw the bright pixel in row 13, column 14; that cell is drawn where the pixel is.
+    seen = np.asarray(cache.preprocess(cache.catalogue()[0][0]).view(Image.fromarray(pixels)).image)
+    assert np.unravel_index(seen.argmax(), seen.shape) == (13, 14)
+    assert abs(heat["x0"] + 14 * heat["dx"] - 20) <= heat["dx"] / 2
+    assert abs(heat["y0"] + 13 * heat["dy"] - 14) <= heat["dy"] / 2
+    assert "np.asarray(picture), box=how.view(picture).box" in at.code[1].value
+    at.segmented_control(key="drawn_on").set_value("input").run()
+    assert json.loads(at.get("plotly_chart")[1].proto.spec)["layout"]["images"][0]["sizex"] == 28
+
+
+def test_notes_are_told_of_every_map() -> None:
+    at = open_page("attributions", model="a_bcdnet", method="input_x_gradient")
+    assert any(note.value == "Removed pixels were set to black." for note in at.caption)  # of the map beside it
+    at = opened("Two models", 2, model="a_bcdnet", beside="b_bcdnet", method="input_x_gradient")
+    assert any(note.value.startswith("Tiny a_bcdnet and Tiny b_bcdnet: Surrogate") for note in at.caption)
 
 
 @pytest.mark.parametrize("tab", TABS)
@@ -154,4 +253,11 @@ def test_the_code_of_every_figure_makes_what_is_drawn(tab: str, monkeypatch: pyt
         exec(code.value, scope)
         made, shown = json.loads(scope["figure"].to_json()), json.loads(chart.proto.spec)
         assert [trace["type"] for trace in made["data"]] == [trace["type"] for trace in shown["data"]]
+        for ours, theirs in zip(made["data"], shown["data"], strict=True):
+            for part in sorted({"x", "y", "z", "customdata", "value"} & ours.keys()):
+                mine, drawn = decoded(ours[part]), decoded(theirs[part])
+                if mine.dtype.kind == "f":
+                    np.testing.assert_allclose(mine, drawn, rtol=1e-4, atol=1e-6)
+                else:
+                    np.testing.assert_array_equal(mine, drawn)
         assert made["layout"].get("annotations") == shown["layout"].get("annotations")
