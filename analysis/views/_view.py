@@ -5,7 +5,6 @@ from typing import Generic, NamedTuple, TypeVar
 
 import plotly.graph_objects as go
 
-from analysis.sampling import layers
 from bcdnet import Network
 
 T = TypeVar("T")
@@ -23,9 +22,3 @@ def class_names(model: Network, classes: Sequence[str] | None) -> list[str]:
     if classes is None:
         classes = model.card.get("classes") or [str(k) for k in range(model.config.num_classes)]
     return list(classes)
-
-
-def input_size(model: Network, layer: str) -> tuple[int, int]:
-    """Height and width of the map that an entry of ``model.units`` reads, in tokens."""
-    about = next(about for about in layers(model).to_dict("records") if about["name"] == layer)
-    return about["in_height"], about["in_width"]

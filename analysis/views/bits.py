@@ -27,7 +27,7 @@ from analysis.figures.bits import (
     margin_map,
     margin_quantiles,
 )
-from analysis.views._view import View, input_size
+from analysis.views._view import View
 from bcdnet import Network
 
 
@@ -161,7 +161,7 @@ def flipped_bits(model: Network, x: Tensor, layer: str, order: str = "gradient",
         >>> flipped_bits(model, x, "mlp1_1", "margin", budget=20)
     """
     found = fewest_flips(model, x, layer, order, **options)
-    return View(found, flip_map(found, *input_size(model, layer)))
+    return View(found, flip_map(found, *found.size))
 
 
 def bit_information(

@@ -11,9 +11,9 @@ from analysis.branches import wrap_effect
 from analysis.figures.branches import effect_bars
 from analysis.figures.sampling import token_grid
 from analysis.figures.tracing import reconstruction_steps, trace_strip
-from analysis.sampling import token_sources
+from analysis.sampling import layers, token_sources
 from analysis.tracing import Reconstruction, Trace, reconstruction, trace
-from analysis.views._view import View, class_names, input_size
+from analysis.views._view import View, class_names
 from bcdnet import Network
 
 
@@ -38,7 +38,8 @@ def sampling_pattern(
         >>> sampling_pattern(model, "mlp1_1", 3, 3)
     """
     sources = token_sources(model, layer, row, col)
-    return View(sources, token_grid(sources, *input_size(model, layer), image))
+    about = next(about for about in layers(model).to_dict("records") if about["name"] == layer)
+    return View(sources, token_grid(sources, about["in_height"], about["in_width"], image))
 
 
 def back_to_image(
