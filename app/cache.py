@@ -474,8 +474,9 @@ def seen(model: Model, picture: Picture) -> Seen:
     return Seen(x, view.image, view.box, (*picture.notes, *view.notes))
 
 
-#: Most bytes that the images of a question may take together, and pixels of a batch: as many as of photographs.
-_MOST, _PIXELS = 256 * 2**20, BATCH * 224**2
+#: Most bytes that the images of a question may take together, and pixels of a batch: more would keep a job from
+#: being cancelled within a second.
+_MOST, _PIXELS = 256 * 2**20, 32 * 224**2
 
 
 @st.cache_resource(show_spinner=False, max_entries=8, hash_funcs=HASH)
