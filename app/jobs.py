@@ -1,12 +1,14 @@
 """Slow questions, answered in the background: cost beforehand, progress, time left, and a way to cancel.
 
 A job runs on a thread and on a copy of the network, so that the page stays alive and nobody waits for it; its answer
-is kept like any other, and found again on every page.
+is kept like any other, and found again on every page. It belongs to one session: what two readers ask alike is computed
+once, as the second job finds the answer of the first, but neither can cancel it for the other.
 """
 
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -94,9 +96,10 @@ def answer(
     if (known := cache.kept(key)) is not None:
         return known
     jobs, workers = _jobs()
-    job = jobs.get(key)
+    place = (st.session_state.setdefault("reader", uuid.uuid4().hex), *key)
+    job = jobs.get(place)
     if job is not None and not job.stopped():
-        _watch(key, what)
+        _watch(place, what)
         return None
     if seconds is None:
         seconds = forwards * cache.seconds_per_image(model)
@@ -115,9 +118,9 @@ def answer(
     network = cache.private_copy(model)
     for old in [other for other, ended in jobs.items() if ended.ended.is_set()][:-_ENDED]:
         del jobs[old]
-    job = jobs[key] = Job()
+    job = jobs[place] = Job()
     workers.submit(_work, job, key, lambda: question(network, *given, progress=job.report, **named))
-    _watch(key, what)
+    _watch(place, what)
     return None
 
 
@@ -191,13 +194,13 @@ def _work(job: Job, key: tuple[Any, ...], compute: Callable[[], Any]) -> None:
 
 
 @st.fragment(run_every=_LOOK)
-def _watch(key: tuple[Any, ...], what: str) -> None:
+def _watch(place: tuple[Any, ...], what: str) -> None:
     """Progress of a job, drawn anew by itself until it ends."""
     jobs, _ = _jobs()
-    job = jobs.get(key)
+    job = jobs.get(place)
     if job is None or job.ended.is_set() or job.stopped():
         if job is not None and not job.stopped():
-            del jobs[key]
+            del jobs[place]
         st.rerun()
     job.looked_at = time.monotonic()
     bar, button = st.columns([5, 1], vertical_alignment="center")
@@ -210,7 +213,7 @@ def _watch(key: tuple[Any, ...], what: str) -> None:
     bar.progress(min(job.done / job.total, 1.0) if job.total else 0.0, text)
     button.button(
         "Cancel",
-        key=f"cancel-{abs(hash(key))}",
+        key=f"cancel-{abs(hash(place))}",
         on_click=job.cancelled.set,
         help="Stops the work within a second; what was computed so far is dropped.",
     )

@@ -91,6 +91,25 @@ def test_cancelling_stops_within_a_second_and_keeps_nothing() -> None:
     wait(at, "found 50")
 
 
+def test_nobody_cancels_the_work_of_another_reader() -> None:
+    gate.clear()
+    mine, theirs = opened(seconds=2), opened(seconds=2)
+    mine.button[0].click().run()
+    gate.set()
+    wait(mine, "Cancelled; nothing was kept.")
+    wait(theirs, "found 50")
+    assert not any("Cancelled" in note.value for note in theirs.info)
+
+
+def test_what_two_readers_ask_alike_is_computed_once() -> None:
+    gate.clear()
+    mine, theirs = opened(seconds=2), opened(seconds=2)
+    gate.set()
+    wait(mine, "found 50")
+    wait(theirs, "found 50")
+    assert len(threads) == 1
+
+
 def test_a_sentence_for_the_reader_is_shown_and_the_question_may_be_repeated() -> None:
     failure.append(ValueError("Choose a smaller number."))
     at = opened(seconds=2)
