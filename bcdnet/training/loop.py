@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,9 +110,9 @@ def fit(fabric: Fabric, recipe: Recipe, number: int, network: Network, lessons: 
             module.eval()
     every = recipe.log_every or max(1, len(lessons.train) // recipe.batch_size)
     result = network if average is None else average.module
-    batches = iter(training_loader(lessons.train, sampler, recipe.workers, fabric.device.type == "cuda"))
+    batches = training_loader(lessons.train, sampler, recipe.workers, fabric.device.type == "cuda")
     monitor = Monitor(folder, number, len(recipe.steps), step.precision, total, fabric.is_global_zero)
-    with monitor, _stop_signals(fabric) as stopped:
+    with closing(batches), monitor, _stop_signals(fabric) as stopped:
         monitor.begin(state.iteration)
         saved = time.monotonic()
         while state.iteration < total:
@@ -163,7 +163,7 @@ def accuracy(fabric: Fabric, network: nn.Module, test: Samples, workers: int) ->
     share = test_loader(test, TEST_BATCH, workers, False, fabric.global_rank, fabric.world_size)
     classes = len(test.dataset.classes)
     tally = Tally(test.dataset.labels, torch.arange(classes), classes)
-    with evaluating(network):
+    with closing(share), evaluating(network):
         for batch in share:
             logits = network(fabric.to_device(batch.images).to(memory_format=torch.channels_last))
             tally.add(batch.indices.cpu(), logits.cpu())

@@ -6,7 +6,7 @@ share one batch out among them.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,12 +17,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from bcdnet.data import Dataset, Preprocess
+from bcdnet.data import DataError, Dataset, Preprocess
 from bcdnet.training import augment
 
 Key = tuple[int, int]  # epoch, image
 #: Decoded pictures of a set smaller than this are kept.
 KEPT_BYTES = 512 << 20
+#: How long a worker goes on loading after a SIGTERM, so that the iteration can end.
+GRACE_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -141,26 +143,27 @@ class Samples(TorchDataset[Batch]):
         return self._kept[index]
 
 
-def training_loader(samples: Samples, sampler: BatchSampler, workers: int, pin: bool) -> DataLoader[Batch]:
-    """Loads what the sampler yields."""
+Batches = Generator[Batch, None, None]
+
+
+def training_loader(samples: Samples, sampler: BatchSampler, workers: int, pin: bool) -> Batches:
+    """Loads what the sampler yields. Close it to end its workers; raises DataError for a picture that is damaged."""
     return _loader(samples, sampler, workers, pin)
 
 
 def test_loader(
     samples: Samples, batch_size: int, workers: int, pin: bool, process: int = 0, processes: int = 1
-) -> DataLoader[Batch]:
-    """One process's share of a test set, each image once."""
+) -> Batches:
+    """One process's share of a test set, each image once; to be closed, and raises, as :func:`training_loader`."""
     keys = [(0, index) for index in range(process, len(samples), processes)]
     return _loader(samples, [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)], workers, pin)
 
 
-def _loader(
-    samples: Samples, batches: Sampler[list[Key]] | list[list[Key]], workers: int, pin: bool
-) -> DataLoader[Batch]:
+def _loader(samples: Samples, batches: Sampler[list[Key]] | list[list[Key]], workers: int, pin: bool) -> Batches:
     # The batch comes whole from Samples.__getitems__, so there is nothing to collate.
     ahead = 4 if workers else None
-    return DataLoader(
-        samples,
+    loader = DataLoader(
+        _Tried(samples),
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=pin,
@@ -168,6 +171,23 @@ def _loader(
         prefetch_factor=ahead,
         worker_init_fn=_leave_signals_alone,
     )
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+@dataclass(frozen=True)
+class _Tried(TorchDataset[Batch | DataError]):
+    """Samples whose complaint is handed over: raised in a worker, it would arrive as the text of a traceback."""
+
+    samples: Samples
+
+    def __getitems__(self, keys: list[Key]) -> Batch | DataError:
+        try:
+            return self.samples.__getitems__(keys)
+        except DataError as error:
+            return error
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -175,6 +195,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _leave_signals_alone(_: int) -> None:
-    # A terminal sends Ctrl+C to all processes; the one that trains decides when to end, and still needs its images.
+    # A terminal sends Ctrl+C to all processes, a batch system SIGTERM; the one that trains decides when to end, and
+    # still needs its images. It closes its loader then, and a worker that nobody closes ends by itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))

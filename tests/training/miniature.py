@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 import bcdnet
 
@@ -37,6 +38,17 @@ def write_data(folder: Path) -> None:
     for prefix, n in (("train", TRAINING), ("t10k", TEST)):
         _write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", random.integers(0, 256, (n, 28, 28)))
         _write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", np.arange(n) % 10)
+
+
+def write_pictures(folder: Path, train: int, test: int = 4) -> None:
+    """A folder of train/ and test/ with three classes of so many pictures each."""
+    random = np.random.default_rng(0)
+    for split, n in (("train", train), ("test", test)):
+        for name in ("bright", "dark", "striped"):
+            place = folder / split / name
+            place.mkdir(parents=True)
+            for index in range(n):
+                Image.fromarray(random.integers(0, 256, (31, 40), np.uint8)).save(place / f"{index}.png")
 
 
 def _write_idx(path: Path, array: np.ndarray) -> None:

@@ -21,6 +21,7 @@ from training.miniature import (
     start_training,
     untimed,
     wait_until,
+    write_pictures,
 )
 
 import bcdnet
@@ -142,14 +143,16 @@ def test_a_run_killed_between_its_folder_and_its_record_can_be_started_again(min
         train(miniature, SHORT)
 
 
-@pytest.mark.parametrize(("number", "whom"), [(signal.SIGTERM, "process"), (signal.SIGINT, "group")])
+@pytest.mark.parametrize(
+    ("number", "whom"), [(signal.SIGTERM, "process"), (signal.SIGTERM, "group"), (signal.SIGINT, "group")]
+)
 def test_a_stopped_run_says_so_and_goes_on(miniature: Path, number: signal.Signals, whom: str) -> None:
     settings = [*RICH, "log_every=30", "steps=[{precision: 1/1, iterations: 90, lr: 1.0e-3}]"]
     arguments = ["name=stopped", "save_every=0", "workers=1", *settings]
     process = start_training("tiny.yaml", *(f"--set={item}" for item in arguments))
     run = Path("runs/stopped")
     wait_until(process, run, (1, 10))
-    # Ctrl+C reaches the workers too, as a terminal sends it to the whole group.
+    # It reaches the workers too, as a terminal sends Ctrl+C to the whole group, and a batch system SIGTERM.
     (os.killpg if whom == "group" else os.kill)(process.pid, number)
     assert complaint(process, status=1) == "stopped; go on with --resume runs/stopped."
     step, iteration = position(run)
@@ -174,6 +177,17 @@ def test_a_signal_ends_the_iteration_and_saves_it(
     train(miniature, ["name=whole", *SHORT])
     assert_same_weights(Path("runs/whole/step1.safetensors"), Path("runs/tiny/step1.safetensors"))
     assert untimed(Path("runs/whole")) == untimed(Path("runs/tiny"))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_damaged_picture_that_a_worker_meets_is_one_sentence(miniature: Path, split: str) -> None:
+    write_pictures(miniature.parent / "pictures", 8)
+    damaged = miniature.parent / "pictures" / split / "dark" / "3.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    settings = ["data=pictures", "model.num_classes=3", "workers=1", *SHORT]
+    process = start_training("tiny.yaml", *(f"--set={item}" for item in settings))
+    sentence = complaint(process, status=2, seconds=60)  # it ends, and its worker too
+    assert sentence.startswith(f"pictures/{split}/dark/3.png: ") and sentence.endswith(".")
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
-from training.miniature import assert_same_weights, load_json, rows
+from training.miniature import assert_same_weights, load_json, rows, write_pictures
 
 import bcdnet
 from bcdnet.checkpoint import CheckpointError
@@ -220,13 +219,7 @@ def test_b_continues_from_a(miniature: Path) -> None:
 
 def test_new_heads_for_other_classes(miniature: Path) -> None:
     folder, before = run(miniature, "a")
-    random = np.random.default_rng(0)
-    for split, n in (("train", 9), ("test", 4)):
-        for name in ("bright", "dark", "striped"):
-            place = miniature.parent / "pictures" / split / name
-            place.mkdir(parents=True)
-            for index in range(n):
-                Image.fromarray(random.integers(0, 256, (31, 40), np.uint8)).save(place / f"{index}.png")
+    write_pictures(miniature.parent / "pictures", 9)
     settings = ["data=pictures", "model.num_classes=3", f"init={folder / 'step2.safetensors'}", STANDING]
     with pytest.raises(CheckpointError, match=r"fc.* in the shape \(10"):
         run(miniature, "refused", *settings)
