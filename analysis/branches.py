@@ -294,7 +294,13 @@ def branch_means(model: Network, images: Tensor, progress: Progress | None = Non
     return _means(sums, len(images))
 
 
-def switch_effect(model: Network, x: Tensor, off: Iterable[Switch], reference: Tensor | None = None) -> pd.DataFrame:
+def switch_effect(
+    model: Network,
+    x: Tensor,
+    off: Iterable[Switch],
+    reference: Tensor | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
     """What switching branches off does to the logits of one image.
 
     Args:
@@ -303,6 +309,7 @@ def switch_effect(model: Network, x: Tensor, off: Iterable[Switch], reference: T
         off: see :func:`switched_off`.
         reference: images (N, C, H, W) over which the branches' means are taken that stand in for them; None: nothing
             stands in.
+        progress: as for :func:`branch_means` of ``reference``; never called without one.
 
     Returns:
         A row per class: ``index``; logits ``before``, ``after`` and their ``change``; probabilities ``p_before`` and
@@ -311,7 +318,7 @@ def switch_effect(model: Network, x: Tensor, off: Iterable[Switch], reference: T
     Raises:
         ValueError: no such layer or branch, not exactly one image, or of a shape the network cannot take.
     """
-    means = None if reference is None else branch_means(model, reference)
+    means = None if reference is None else branch_means(model, reference, progress)
     return _effect(model, x, lambda: switched_off(model, off, means))
 
 

@@ -619,34 +619,6 @@ def token_sources(model: Model, layer: str, row: int, col: int) -> pd.DataFrame:
 
 
 @st.cache_data(show_spinner=False, max_entries=64, hash_funcs=HASH)
-def binarization_error(model: Model) -> pd.DataFrame:
-    """See :func:`analysis.binarization.binarization_error`."""
-    with locked(model) as network:
-        return binarization.binarization_error(network)
-
-
-@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=HASH)
-def weight_statistics(model: Model) -> pd.DataFrame:
-    """See :func:`analysis.binarization.weight_statistics`."""
-    with locked(model) as network:
-        return binarization.weight_statistics(network)
-
-
-@st.cache_data(show_spinner=False, max_entries=128, hash_funcs=HASH)
-def latent_weights(model: Model, layer: str, branch: str) -> binarization.LatentWeights:
-    """See :func:`analysis.binarization.latent_weights`."""
-    with locked(model) as network:
-        return binarization.latent_weights(network, layer, branch)
-
-
-@st.cache_data(show_spinner=False, max_entries=128, hash_funcs=HASH)
-def activation_statistics(model: Model, picture: Picture) -> pd.DataFrame:
-    """See :func:`analysis.binarization.activation_statistics`."""
-    with locked(model) as network:
-        return binarization.activation_statistics(network, seen(model, picture).x)
-
-
-@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=HASH)
 def thresholds(model: Model, pictures: tuple[Picture, ...]) -> pd.DataFrame:
     """See :func:`analysis.binarization.thresholds`; one image a picture."""
     with locked(model) as network:

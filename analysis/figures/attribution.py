@@ -117,9 +117,10 @@ def map_grid(
     for row in rows:
         for column in columns:
             told = f"<br>largest ±{limits[row, column]:.2g}" if not one and (row, column) in maps else ""
-            titles.append(f"{row}<br>{column}{told}" if (row, column) in maps else "")
+            title = f"{row}<br>{column}".replace(" (", "<br>(")
+            titles.append(title + told if (row, column) in maps else "")
     count = max(1, len(rows))
-    spacing = min(0.3, 64 / (230 * count))
+    spacing = min(0.3, 70 / (240 * count))
     fig = make_subplots(count, max(1, len(columns)), subplot_titles=titles, horizontal_spacing=0.03,
                         vertical_spacing=spacing)  # fmt: skip
     for (row, column), values in maps.items():
@@ -128,10 +129,11 @@ def map_grid(
         _add_map(fig, (i + 1, j + 1), values, limits[row, column], not one, image, box, len(columns), name)
     largest = next(iter(limits.values()), 1.0)
     _add_color_bar(fig, largest if one else 1.0, unit if one else "share of each<br>title's largest")
-    layout(fig, height=size or 60 + 230 * count, legend=False)
+    layout(fig, height=size or 70 + 240 * count, legend=False)
     fig.update_xaxes(visible=False, constrain="domain", matches=None)
     fig.update_yaxes(visible=False, constrain="domain", matches=None)
-    return fig.update_layout(margin_t=50)
+    # Titles of up to four lines, one above the other.
+    return fig.update_annotations(font_size=12).update_layout(margin_t=70)
 
 
 def wipe(
@@ -220,7 +222,8 @@ def top_bars(top: pd.DataFrame, chosen: int | None = None, size: int | None = No
             hovertemplate="<b>%{y}</b>: %{x:.2f} %<br>logit %{customdata:.3f}<extra></extra>",
         )
     )
-    layout(fig, height=size or 44 + 30 * len(top), legend=False)
+    # With less than this the axis' title lies on its numbers.
+    layout(fig, height=size or max(140, 44 + 30 * len(top)), legend=False)
     fig.update_yaxes(autorange="reversed", showgrid=False)
     # Room on the right for the longest bar's number.
     return fig.update_xaxes(range=[0, 118], tickvals=[0, 25, 50, 75, 100], title_text="probability (%)")

@@ -561,23 +561,36 @@ workbench()
 
 # -- the paper's tables -----------------------------------------------------------------------------------------------
 
+
+@st.fragment
+def printed() -> None:
+    names = [f"Table {number}" for number in range(1, 7)]
+    state.valid("paper_table", names, names[0])
+    for number, tab in enumerate(st.tabs(names, key="paper_table", on_change=state.remember), start=1):
+        if tab.open:
+            with tab:
+                _printed(number)
+    state.publish()
+
+
+def _printed(number: int) -> None:
+    table = tradeoffs.paper_table(number)
+    words.badge("quoted", table.attrs["source"])
+    units = table.attrs["units"]
+    st.caption(table.attrs["caption"])
+    st.dataframe(
+        table.drop(columns="kind"),
+        hide_index=True,
+        column_config={name: f"{name} ({unit})" for name, unit in units.items() if name in table},
+        placeholder="–",
+        alt=f"The paper's Table {number}",
+    )
+    for note in table.attrs["notes"]:
+        st.caption(f":material/info: {note}")
+
+
 st.subheader("The paper's tables")
-tabs = st.tabs([f"Table {number}" for number in range(1, 7)])
-for number, tab in enumerate(tabs, start=1):
-    with tab:
-        table = tradeoffs.paper_table(number)
-        words.badge("quoted", table.attrs["source"])
-        units = table.attrs["units"]
-        st.caption(table.attrs["caption"])
-        st.dataframe(
-            table.drop(columns="kind"),
-            hide_index=True,
-            column_config={name: f"{name} ({unit})" for name, unit in units.items() if name in table},
-            placeholder="–",
-            alt=f"The paper's Table {number}",
-        )
-        for note in table.attrs["notes"]:
-            st.caption(f":material/info: {note}")
+printed()
 
 st.subheader("Printed and counted")
 against = cache.paper_vs_computed()

@@ -193,7 +193,17 @@ def _picture(off: tuple[branches.Switch, ...], replace: str) -> None:
             return
         n = min(_REFERENCE, len(images))
         reference, loading, given = images.first(n), figure.loading_images(images, n), ", images"
-    effect = cache.ask(branches.switch_effect, model, picture, off, reference)
+    effect = jobs.answer(
+        branches.switch_effect,
+        model,
+        picture,
+        off,
+        reference,
+        forwards=2 + (reference.n if reference is not None else 0),
+        what="This picture without these branches",
+    )
+    if effect is None:
+        return
     before, after = int(effect.before.argmax()), int(effect.after.argmax())
     was, now = f"{effect.p_before[before]:.1%}", f"{effect.p_after[after]:.1%}"
     first, second = f"**{model.classes[before]}**", f"**{model.classes[after]}**"

@@ -72,6 +72,9 @@ table = everything[everything["id"].isin([model.id for model in models])]
 binary = table[table["W/A"] == "1/1"]
 measured = table.dropna(subset=["Top-1"])
 
+with st.container(horizontal=True):
+    words.badge("measured", "accuracies, from each model's card")
+    words.badge("computed", "sizes")
 columns = st.columns(4)
 columns[0].metric(
     "Trained models", len(models), help="Checkpoints on offer in the sidebar, of this data set.", border=True

@@ -193,3 +193,10 @@ def test_the_code_of_every_figure_makes_what_is_drawn(
         exec(block.value, scope)
         made = json.loads(scope["figure"].to_json())
         assert any(made["data"] == spec["data"] for spec in drawn), block.value
+
+
+def test_the_papers_table_that_is_looked_at_is_in_the_link() -> None:
+    at = open_page(paper_table="Table 4")
+    assert_fine(at)
+    shown = [frame.proto.alt for frame in at.dataframe if frame.proto.alt.startswith("The paper's Table")]
+    assert shown == ["The paper's Table 4"] and at.query_params["paper_table"] == "Table 4"

@@ -141,6 +141,22 @@ def test_a_switch_changes_the_classes_at_once() -> None:
     np.testing.assert_allclose(before, after, rtol=1e-6)
 
 
+def test_means_over_many_images_are_taken_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_AT_ONCE", 0)
+    monkeypatch.setattr(jobs, "_UNASKED", 0)
+    at = open_page(ledger_tab="This picture", off="everywhere long", replace="mean")
+    assert "102 forward passes" in said(at)
+    next(button for button in at.button if button.label == "Compute it").click().run()
+    finished(at)
+    model, x = asked()
+    data = cache.test_set()
+    assert data is not None
+    images = next(data.batches(cache.preprocess(cache.catalogue()[0][0]), 100))[0]
+    effect = branches.switch_effect(model, x, [("everywhere", "long")], images)
+    after = figure(at, "Likeliest classes")["data"][1]
+    assert max(numbers(after["x"])) == pytest.approx(100 * effect.p_after.max())
+
+
 @pytest.mark.parametrize("replace", ["zero", "mean"])
 def test_accuracy_without_branches_is_counted_on_the_set(replace: str) -> None:
     at = open_page(ledger_tab="Accuracy", off="everywhere long", replace=replace)

@@ -25,6 +25,8 @@ def test_figures_are_of_one_data_set_and_their_code_makes_them_again(
     assert_fine(at)
     cards = [inspect(path)["card"] for path in (assets_dir() / "checkpoints").glob(f"{group}_*.safetensors")]
     assert metrics(at)["Trained models"] == str(len(cards))
+    said = " ".join(text.value for text in at.markdown)
+    assert "measured · accuracies, from each model's card" in said and "computed · sizes" in said
     drawn = [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
     shown = {trace["y"][0]: trace["x"] for trace in drawn[0]["data"]}
     assert shown == {card["title"]: [card["metrics"]["top1"]] for card in cards}
