@@ -271,6 +271,8 @@ def train(
     # Trainers print where they like; stdout is for the result.
     with redirect_stdout(sys.stderr):
         outcome = run.train(recipe, list(overrides or []), resume)
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+        return  # of many processes the first one tells the result
     document = {key: outcome[key] for key in ("run", "checkpoint", "metrics")}
     _show(document, as_json, lambda: _table([{"what": key, "value": value} for key, value in document.items()]))
 

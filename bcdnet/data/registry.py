@@ -33,7 +33,8 @@ def open_dataset(name_or_folder: str | Path, split: str = "test", root: str | Pa
     """A known data set by name, else a folder of class folders (`bcdnet.data.folder`).
 
     A known set is looked for in `root` if given, else in the folder that BCDNET_DATA names and where it is installed;
-    a folder is its own root. Raises DataError with one sentence for a name, split or set that there is not.
+    a folder is its own root and takes no other. Raises DataError with one sentence for that, and for a name, split or
+    set that there is not.
     """
     if str(name_or_folder) in _LOADERS:
         return _LOADERS[str(name_or_folder)](split, root)
@@ -41,6 +42,8 @@ def open_dataset(name_or_folder: str | Path, split: str = "test", root: str | Pa
         raise DataError(
             f"{str(name_or_folder)!r} is neither a folder nor a known data set; known are {', '.join(SOURCES)}."
         )
+    if root is not None:
+        raise DataError(f"{name_or_folder} is a folder, so it needs no root; leave {root} (data_root in a recipe) out.")
     return folder.dataset(name_or_folder, split)
 
 

@@ -28,6 +28,8 @@ from bcdnet.training.state import State
 from bcdnet.training.teacher import Teacher
 
 TEST_BATCH = 250
+#: Iterations after which many processes tell each other whether to save or stop.
+AGREE_EVERY = 10
 
 
 class Stopped(RuntimeError):
@@ -102,6 +104,8 @@ def fit(fabric: Fabric, recipe: Recipe, number: int, network: Network, lessons: 
     path = folder / f"step{number}.ckpt"
     if path.exists():
         state.restore(path)
+        if not fabric.is_global_zero:
+            state.sums.zero_()  # they are those of all processes
     share = (recipe.accumulate, fabric.global_rank, fabric.world_size)
     sampler = BatchSampler(len(lessons.train), recipe.batch_size, recipe.seed, state.iteration, total, *share)
     model.train()
@@ -138,12 +142,18 @@ def fit(fabric: Fabric, recipe: Recipe, number: int, network: Network, lessons: 
                 _require_finite(state, folder)
                 monitor.row(_row(fabric, state, result, lessons.test, recipe, rate, every))
                 began = time.monotonic()
-            if stopped or (state.iteration < total and time.monotonic() - saved >= recipe.save_every):
+            due = state.iteration < total and time.monotonic() - saved >= recipe.save_every
+            stop, save = bool(stopped), bool(stopped) or due
+            if fabric.world_size > 1:
+                stop, save = _agreed(fabric, stop, save, state.iteration % AGREE_EVERY == 0 or state.iteration == total)
+            if save:
                 _require_finite(state, folder)
+                _give_sums_to_the_first(fabric, state)
                 if fabric.is_global_zero:
                     state.save(path)
                 saved = time.monotonic()
-            if stopped:
+            if stop:
+                fabric.barrier()  # a launcher that sees one process end may end the one that saves
                 raise Stopped(f"stopped; go on with --resume {folder}.")
     fabric.barrier()
     assert isinstance(result, Network)
@@ -207,6 +217,20 @@ def _summed(fabric: Fabric, values: Tensor) -> Tensor:
     return summed.cpu()
 
 
+def _agreed(fabric: Fabric, stop: bool, save: bool, now: bool) -> tuple[bool, bool]:
+    """Whether any process wants to stop or to save; neither unless all ask each other ``now``, at one iteration."""
+    if not now:
+        return False, False
+    stops, saves = _summed(fabric, torch.tensor([int(stop), int(save)])).tolist()
+    return stops > 0, saves > 0
+
+
+def _give_sums_to_the_first(fabric: Fabric, state: State) -> None:
+    """The first process, whose state is saved, holds the sums of all, and the others none; the row adds them up."""
+    total = _summed(fabric, state.sums.clone())
+    state.sums.copy_(total if fabric.is_global_zero else torch.zeros_like(total))
+
+
 def _row(
     fabric: Fabric, state: State, result: nn.Module, test: Samples, recipe: Recipe, rate: float, every: int
 ) -> dict[str, Any]:
@@ -241,18 +265,16 @@ def _require_finite(state: State, folder: Path) -> None:
 
 @contextmanager
 def _stop_signals(fabric: Fabric) -> Iterator[list[int]]:
-    """A list that Ctrl+C or SIGTERM fills, so that the iteration can end and be saved.
-
-    Among many processes, which would stop at different iterations, signals act as ever: the last saved state serves.
-    """
+    """A list that Ctrl+C or SIGTERM fills, so that the iteration can end and be saved."""
     received: list[int] = []
-    if fabric.world_size > 1 or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield received
         return
 
     def note(number: int, _: object) -> None:
         received.append(number)
-        signal.signal(number, before[number])  # the second time it acts as ever
+        if fabric.world_size == 1:  # torchrun passes on what the terminal has sent already, and kills in the end
+            signal.signal(number, before[number])  # the second time it acts as ever
 
     before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:

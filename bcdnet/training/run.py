@@ -1,13 +1,19 @@
 """One run of a recipe: its steps in order, a folder that can be resumed, and a card that says what happened."""
 
 import datetime
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import platform
+import re
 import subprocess
+import sys
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +38,10 @@ from bcdnet.training.teacher import HUGGING_FACE, Teacher, cached_logits, load_t
 RECORD = "run.json"
 #: Ending of the unfinished file that a killed process leaves, see :func:`bcdnet.files.write_atomically`.
 LEFTOVER = ".tmp"
+#: In a run's folder while it is trained: locked, and the number of the process that trains it.
+LOCK = ".lock"
+#: How long a process waits for what the first one has written; disks of a network may show it late.
+SHARED_SECONDS = 60.0
 
 
 def train(recipe_path: Path, overrides: list[str] | None = None, resume: Path | None = None) -> dict[str, Any]:
@@ -58,25 +68,67 @@ def train(recipe_path: Path, overrides: list[str] | None = None, resume: Path | 
     fabric = _fabric(recipe)
     if resume is not None:
         require_same_run(folder, recipe)
-    elif folder.is_dir() and any(path.suffix != LEFTOVER for path in folder.iterdir()):
+    elif folder.is_dir() and any(path.suffix != LEFTOVER and path.name != LOCK for path in folder.iterdir()):
         raise RecipeError(f"{folder} holds a run already; go on with --resume {folder}, or move it away.")
     run = _Run(recipe, folder, fabric)  # whatever is missing or wrong shows here, before anything is written
     fabric.barrier()
-    if resume is None and fabric.is_global_zero:
-        record = {"recipe": recipe.to_dict(), "inputs": run.inputs, "commit": _commit()}
+    with _sole_trainer(folder) if fabric.is_global_zero else nullcontext():
+        if fabric.is_global_zero:
+            for note in run.notes:
+                print(note, file=sys.stderr)
+            if resume is None:
+                record = {"recipe": recipe.to_dict(), "inputs": run.inputs, "commit": _commit()}
+                try:
+                    write_atomically(folder / RECORD, json.dumps(record, indent=1).encode())
+                except OSError as error:
+                    raise _not_started(folder, error) from error
+            for path in folder.glob(f".*{LEFTOVER}"):
+                path.unlink()
+        fabric.barrier()
+        _require_shared(folder, fabric)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / RECORD, json.dumps(record, indent=1).encode())
-        except OSError as error:
-            raise NotSaved(f"{folder} cannot be written ({error.strerror}); make room, or start elsewhere.") from error
-    if fabric.is_global_zero:
-        for path in folder.glob(f".*{LEFTOVER}"):
-            path.unlink()
-    fabric.barrier()
+            return run.execute()
+        except KeyboardInterrupt:
+            raise Stopped(f"stopped by Ctrl+C; go on with --resume {folder}.") from None
+
+
+@contextmanager
+def _sole_trainer(folder: Path) -> Iterator[None]:
+    """Make a run's folder and keep other processes from training it. Raises RecipeError while one does."""
     try:
-        return run.execute()
-    except KeyboardInterrupt:
-        raise Stopped(f"stopped by Ctrl+C; go on with --resume {folder}.") from None
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+", encoding="utf-8")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process, not of its children
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            raise RecipeError(f"{folder} is being trained by process {file.read()}; wait for it or stop it.") from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+    except OSError as error:
+        raise _not_started(folder, error) from error
+    with file:
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+
+
+def _not_started(folder: Path, error: OSError) -> NotSaved:
+    return NotSaved(f"{folder} cannot be written ({error.strerror}); make room, or start elsewhere.")
+
+
+def _require_shared(folder: Path, fabric: Fabric) -> None:
+    """Raise RecipeError unless this process sees the folder that the first one writes."""
+    end = time.monotonic() + SHARED_SECONDS
+    while not (folder / RECORD).is_file():
+        if time.monotonic() >= end:
+            raise RecipeError(
+                f"process {fabric.global_rank} does not see {folder.absolute()}, which the first one has made; start "
+                "all of them in one working directory, on a disk that all machines share."
+            )
+        time.sleep(0.2)
 
 
 def inputs(recipe: Recipe) -> dict[str, str]:
@@ -115,6 +167,7 @@ class _Run:
         config = recipe.config(recipe.steps[0])
         self.train = open_dataset(recipe.data, "train", _path(recipe.data_root))
         self.test = open_dataset(recipe.data, "test", _path(recipe.data_root))
+        self.notes = tuple(dict.fromkeys((*self.train.notes, *self.test.notes)))
         if len(self.train.classes) != config.num_classes:
             raise RecipeError(
                 f"{recipe.data} has {len(self.train.classes)} classes, the model {config.num_classes}; set "
@@ -189,6 +242,7 @@ class _Run:
             "classes": list(self.train.classes),
             "preprocess": self.preprocess.to_dict(),
             "dataset": self.train.name,
+            "notes": list(self.notes),
             "recipe": self.recipe.to_dict(),
             "seed": self.recipe.seed,
             "commit": json.loads((self.folder / RECORD).read_text(encoding="utf-8"))["commit"],
@@ -204,8 +258,9 @@ class _Run:
 
 def checkpoint_path(name: str) -> Path:
     """A checkpoint by path, or by the name of a shipped one; ``NAME-seedN`` is that of a further seed."""
-    seedless = name.split("-seed")[0]
-    assets = assets_dir()
+    if Path(name).name != name:
+        return Path(name)
+    seedless, assets = re.sub(r"-seed\d+$", "", name), assets_dir()
     shipped = (assets / "runs" / name / f"{seedless}.safetensors", assets / "checkpoints" / f"{name}.safetensors")
     return next((path for path in shipped if path.exists()), Path(name))
 

@@ -124,3 +124,12 @@ def test_names_of_files_survive_being_packed(tmp_path: Path) -> None:
 def test_photographs_larger_than_uploads_are_read(tmp_path: Path) -> None:
     picture(tmp_path / "large.jpg", 90, (6000, 5000), "L")
     assert FileImages(tmp_path, ["large.jpg"])[0].size == (6000, 5000)
+
+
+def test_a_folder_takes_no_root(tmp_path: Path) -> None:
+    picture(tmp_path / "cat" / "0.png", 9)
+    assert len(open_dataset(tmp_path)) == 1
+    with pytest.raises(
+        DataError, match=r"is a folder, so it needs no root; leave /nowhere \(data_root in a recipe\) out"
+    ):
+        open_dataset(tmp_path, root="/nowhere")

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -160,6 +161,24 @@ def test_a_stopped_run_says_so_and_goes_on(miniature: Path, number: signal.Signa
     train(miniature, ["name=stopped", *settings], run)
     train(miniature, ["name=whole", *settings])
     assert_same_weights(run / "step1.safetensors", Path("runs/whole/step1.safetensors"))
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(miniature: Path) -> None:
+    settings = ["workers=1", "save_every=0", "steps=[{precision: 1/1, iterations: 2000, lr: 1.0e-3}]"]
+    process = start_training("tiny.yaml", *(f"--set={item}" for item in settings))
+    run = Path("runs/tiny")
+    wait_until(process, run, (1, 3))
+    said = f"runs/tiny is being trained by process {process.pid}; wait for it or stop it."
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        train(miniature, settings, run)
+    wait_until(process, run, (1, position(run)[1] + 3))  # nothing of it was touched
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    again = start_training("tiny.yaml", *(f"--set={item}" for item in settings), "--resume", str(run))
+    wait_until(again, run, (1, position(run)[1] + 1))  # a dead process holds nothing, nor does its worker
+    again.terminate()
+    assert complaint(again, status=1) == "stopped; go on with --resume runs/tiny."
+    assert not (run / ".lock").exists()
 
 
 @pytest.mark.parametrize("iteration", [5, 12], ids=["middle", "last"])

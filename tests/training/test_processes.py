@@ -1,5 +1,8 @@
 """Two processes train what one does: through torchrun, on CPU, with gloo."""
 
+import json
+import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -12,6 +15,7 @@ from training.miniature import assert_same_weights, kill_family, position, rows,
 import bcdnet
 from bcdnet.data import fashion_mnist
 from bcdnet.evaluate import evaluate
+from bcdnet.training.loop import AGREE_EVERY
 
 RECORDED = Path(__file__).with_name("recorded.py")
 TWO = ["--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
@@ -63,15 +67,16 @@ def test_two_processes_see_and_learn_what_one_does(miniature: Path) -> None:
 
 def test_a_run_of_two_processes_finishes_and_another_is_killed_and_resumes(miniature: Path) -> None:
     steps = "steps=[{precision: 32/1, iterations: 30, lr: 1.0e-3}, {precision: 1/1, iterations: 60, lr: 1.0e-3}]"
-    settings = [f"--set={item}" for item in (steps, "ema=0.9", "accumulate=2", "log_every=10")]
-    whole = torchrun("-m", "bcdnet", "train", "tiny.yaml", *settings, "--set=name=whole")
-    _, err = whole.communicate(timeout=400)
+    settings = [f"--set={item}" for item in (steps, "ema=0.9", "accumulate=2", "log_every=15")]
+    whole = torchrun("-m", "bcdnet", "train", "tiny.yaml", *settings, "--set=name=whole", "--json")
+    out, err = whole.communicate(timeout=400)
     assert whole.returncode == 0, err
-    assert [row["iteration"] for row in rows(Path("runs/whole"))] == ["10", "20", "30", *map(str, range(10, 61, 10))]
+    assert [row["iteration"] for row in rows(Path("runs/whole"))] == ["15", "30", "15", "30", "45", "60"]
     kept = bcdnet.load("runs/whole/step2.safetensors")
     measured = evaluate(kept, fashion_mnist.dataset("test"))  # each process measured ten; here one measures all twenty
     assert kept.card["metrics"]["n"] == measured.n == 20
     assert (kept.card["metrics"]["top1"], kept.card["metrics"]["top5"]) == (measured.top1, measured.top5)
+    assert json.loads(out)["metrics"] == kept.card["metrics"]  # one document, of the first process
 
     run = Path("runs/killed")
     settings += ["--set=save_every=0", "--set=name=killed"]
@@ -88,7 +93,25 @@ def test_a_run_of_two_processes_finishes_and_another_is_killed_and_resumes(minia
     assert resumed.returncode == 0, err
     for step in (1, 2):
         assert_same_weights(Path(f"runs/whole/step{step}.safetensors"), run / f"step{step}.safetensors")
-    # Without the losses: of the sums since the last row a state holds the first process's, which stand for all.
-    columns = ("step", "iteration", "lr", "test_top1", "flips", "error")
+    columns = ("step", "iteration", "lr", "train_loss", "train_top1", "test_top1", "flips", "error")
     logs = [[[row[name] for name in columns] for row in rows(folder)] for folder in (Path("runs/whole"), run)]
     assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize(("number", "whom"), [(signal.SIGTERM, "launcher"), (signal.SIGINT, "group")])
+def test_two_processes_that_are_stopped_save_what_they_reached(
+    miniature: Path, number: signal.Signals, whom: str
+) -> None:
+    steps = "steps=[{precision: 1/1, iterations: 2000, lr: 1.0e-3}]"
+    process = torchrun("-m", "bcdnet", "train", "tiny.yaml", f"--set={steps}", "--set=save_every=1000")
+    run = Path("runs/tiny")
+    end = time.monotonic() + 200
+    while not (run / "log.csv").exists():  # three iterations are done, and nothing is saved
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    assert position(run) == (0, 0)
+    (os.killpg if whom == "group" else os.kill)(process.pid, number)
+    _, err = process.communicate(timeout=100)
+    assert err.count("bcdnet: stopped; go on with --resume runs/tiny.") == 2, err
+    step, iteration = position(run)
+    assert step == 1 and 3 <= iteration < 2000 and iteration % AGREE_EVERY == 0

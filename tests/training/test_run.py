@@ -18,7 +18,7 @@ from bcdnet.training import loop
 from bcdnet.training import run as running
 from bcdnet.training.distillation import distillation_loss
 from bcdnet.training.recipe import RecipeError, load_recipe
-from bcdnet.training.run import require_same_run, train
+from bcdnet.training.run import checkpoint_path, require_same_run, train
 
 ONE_STEP = "steps=[{precision: 32/1, iterations: 6, lr: 1.0e-3}]"
 #: At this rate no weight moves by more than 1e-8 in a few iterations.
@@ -232,6 +232,49 @@ def test_new_heads_for_other_classes(miniature: Path) -> None:
         if value.is_floating_point() and "running_" not in key:
             expected = fresh if key.startswith("fc") else before.state_dict()
             torch.testing.assert_close(value, expected[key], atol=1e-7, rtol=0)
+
+
+def test_what_is_to_be_known_of_a_set_is_told_once_and_stands_in_the_card(
+    miniature: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pictures(miniature.parent / "pictures", 3)
+    (miniature.parent / "pictures" / "train").rename("flat")  # class folders, and no split
+    _, model = run(miniature, "flat", "data=flat", "model.num_classes=3", "batch_size=4", STANDING)
+    told = "flat has no folders train and test: its split 'train' is all of it, test images too."
+    assert model.card["notes"] == [told] and capsys.readouterr().err.count(told) == 1
+    dataset, note = running.open_dataset, "The images come from ImageNet, test images too."
+    noted = lambda *arguments: replace(dataset(*arguments), notes=(note,))  # noqa: E731
+    monkeypatch.setattr(running, "open_dataset", noted)
+    _, model = run(miniature, "noted", STANDING)
+    assert model.card["notes"] == [note] and capsys.readouterr().err.count(note) == 1  # of both splits
+
+
+def test_a_process_that_does_not_see_the_run_says_so(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere:
+        """The fourth of four processes, on a disk of its own."""
+
+        is_global_zero, global_rank, world_size, device = False, 3, 4, torch.device("cpu")
+
+        def barrier(self) -> None:
+            pass
+
+    monkeypatch.setattr(running, "_fabric", lambda _: Elsewhere())
+    monkeypatch.setattr(running, "SHARED_SECONDS", 0.0)
+    with pytest.raises(RecipeError, match=r"process 3 does not see .*/runs/tiny, .* on a disk that all machines share"):
+        train(miniature)
+    assert not Path("runs").exists()
+
+
+def test_a_checkpoint_is_a_shipped_one_by_its_plain_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BCDNET_ASSETS", str(tmp_path))
+    for place in ("checkpoints/a.safetensors", "runs/a-seed2/a.safetensors", "runs/my-seeds/my.safetensors"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    assert checkpoint_path("a") == tmp_path / "checkpoints" / "a.safetensors"
+    assert checkpoint_path("a-seed2") == tmp_path / "runs" / "a-seed2" / "a.safetensors"
+    mine = tmp_path / "runs" / "my-seeds"
+    for name in ("my-seeds", "a-seed3", "./a", f"{mine}/t.safetensors", str(mine)):
+        assert checkpoint_path(name) == Path(name)
 
 
 def test_a_run_that_cannot_start_leaves_nothing_behind(miniature: Path) -> None:
