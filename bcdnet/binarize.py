@@ -82,7 +82,8 @@ def binarize_weight(weight: Tensor) -> Tensor:
     return _WeightSign.apply(weight, weight_scale(weight))
 
 
-@torch.library.custom_op("bcdnet::sign_conv2d", mutates_args=())
+# The name says the type: compiled code is kept on disk by names, and code for another type would read beyond the sums.
+@torch.library.custom_op("bcdnet::sign_conv2d_int16", mutates_args=())
 def _sign_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     return kernels.sign_conv2d(x, weight, stride, torch.get_num_threads())
 
@@ -91,7 +92,7 @@ def _sign_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 def _(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     n, _, height, width = x.shape
     shape = (n, -(-height // stride), -(-width // stride), weight.shape[0])
-    return x.new_empty(shape, dtype=torch.int32)
+    return x.new_empty(shape, dtype=torch.int16)
 
 
 class _BinaryConv2d(torch.autograd.Function):
@@ -118,8 +119,8 @@ def binary_conv2d(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
     The gradients are those of :func:`binarize_weight` and of a convolution of real numbers.
 
     Args:
-        x: +-1, float32 (N, C, H, W) on the CPU, C a multiple of 32.
-        weight: latent weights, (C_out, C, k, k), k 1 or 3; the padding is k // 2.
+        x: +-1, float32 (N, C, H, W) on the CPU.
+        weight: latent weights, (C_out, C, k, k), :func:`bcdnet.kernels.countable`; the padding is k // 2.
         stride: 1 or 2.
 
     Returns:

@@ -32,6 +32,8 @@ MAX_SIDE = 65_536  # tokens
 MAX_TOKENS = 2**28
 #: Sums over nine taps of this many channels are far from the end of 32 bits.
 MAX_CHANNELS = 2**24
+#: Products that a sum of :func:`sign_conv2d` has at most, so that 16 bits hold it.
+MAX_PRODUCTS = 2**15 - 1
 
 _forced: ContextVar[str | None] = ContextVar("forced instruction set", default=None)
 
@@ -193,20 +195,31 @@ def sign_conv2d(x: Tensor, weight: Tensor, stride: int = 1, threads: int = 1) ->
     Raises:
         KernelError: operands that do not fit.
     """
-    outputs, channels = weight.shape[:2] if weight.ndim == 4 else (0, 0)
-    good = x.dtype == weight.dtype == torch.float32 and x.ndim == 4 and 0 not in x.shape and x.shape[1] == channels
-    if not good or channels % 32 or weight.shape[2:] not in ((1, 1), (3, 3)) or not outputs or stride not in (1, 2):
+    good = x.dtype == weight.dtype == torch.float32 and x.ndim == 4 and 0 not in x.shape and stride in (1, 2)
+    if not good or not countable(weight) or x.shape[1] != weight.shape[1]:
         raise KernelError(f"weights {tuple(weight.shape)} do not fit a map of shape {tuple(x.shape)}.")
-    _check_sizes(channels, x.shape[2:])
+    _check_sizes(x.shape[1], x.shape[2:])
     check_threads(threads)
     isa = active()
     if isa == REFERENCE:
         return reference.sign_conv2d(x, weight, stride)
     n, _, height, width = x.shape
-    out = torch.empty(n, -(-height // stride), -(-width // stride), outputs, dtype=torch.int32)
+    out = torch.empty(n, -(-height // stride), -(-width // stride), len(weight), dtype=torch.int16)
     maps, rows = (_plain(values.permute(0, 2, 3, 1)).numpy() for values in (x, weight))
     _sign_product(isa, threads).run(maps, rows, stride, out.numpy())
     return out
+
+
+def countable(weight: Tensor) -> bool:
+    """Whether :func:`sign_conv2d` takes weights of this shape: its kernels' size, whole words, sums of 16 bits."""
+    shape = tuple(weight.shape)
+    return (
+        len(shape) == 4
+        and shape[2:] in ((1, 1), (3, 3))
+        and min(shape) > 0
+        and shape[1] % 32 == 0
+        and math.prod(shape[1:]) <= MAX_PRODUCTS
+    )
 
 
 @functools.cache

@@ -50,15 +50,15 @@ def sign_conv2d(x: Tensor, weight: Tensor, stride: int = 1, threads: int = 1) ->
 
     Args:
         x: float32 (N, C, H, W), C a multiple of 32.
-        weight: float32 (O, C, k, k), k 1 or 3.
+        weight: float32 (O, C, k, k), k 1 or 3; C * k * k is less than 2^15.
         stride: 1 or 2.
         threads: of the compiled kernels; without effect here.
 
     Returns:
-        int32 (N, H/stride, W/stride, O).
+        int16 (N, H/stride, W/stride, O).
     """
     signs, weight = ((values >= 0).float().mul_(2).sub_(1) for values in (x, weight))
-    return _conv(signs, weight, stride).permute(0, 2, 3, 1).int()
+    return _conv(signs, weight, stride).permute(0, 2, 3, 1).short()
 
 
 def binary_mlp(

@@ -49,7 +49,8 @@ class Learner(nn.Module):
         self.label_smoothing = label_smoothing
         for module in network.modules():
             if isinstance(module, BinaryConv2d):
-                module.xnor = kernels.active() != kernels.REFERENCE and module.binary and module.in_channels % 32 == 0
+                counts = kernels.active() != kernels.REFERENCE and kernels.countable(module.weight)
+                module.xnor = module.binary and counts
         # Fusing element-wise passes shortens a step (benchmarks.training); inductor needs a C++ compiler for it.
         can_compile = compiled and any(shutil.which(name) for name in ("g++", "c++", "clang++"))
         self._logits = torch.compile(network.head_logits) if can_compile else network.head_logits

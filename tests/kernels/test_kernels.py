@@ -220,14 +220,14 @@ def test_products_of_real_signs_are_exact(isa: str, case: tuple[int, ...], chann
     x = torch.randint(-2, 3, (n, channels, height, width), generator=generator).float()  # zeros are +1
     weight = torch.randint(-2, 3, (outputs, channels, side, side), generator=generator).float()
     signs, real = (torch.where(values >= 0, 1.0, -1.0).double() for values in (x, weight))
-    want = torch.nn.functional.conv2d(signs, real, stride=stride, padding=side // 2).permute(0, 2, 3, 1).int()
+    want = torch.nn.functional.conv2d(signs, real, stride=stride, padding=side // 2).permute(0, 2, 3, 1).short()
     if channels_last:
         x, weight = (values.to(memory_format=torch.channels_last) for values in (x, weight))
     with use_isa(isa):
         for threads in (1, 2):  # twice each: memory is kept from call to call
             for operands in ((x, weight), (-x, weight), (x, weight)):
                 got = kernels.sign_conv2d(*operands, stride, threads)
-            assert got.dtype == torch.int32
+            assert got.dtype == torch.int16
             assert torch.equal(got, want)
 
 
@@ -241,6 +241,7 @@ def test_products_of_real_signs_refuse_what_does_not_fit(isa: str) -> None:
         (x[0], weight),
         (x, weight[..., :2]),
         (x, weight[:0]),
+        (torch.ones(1, 3648, 1, 1), torch.ones(1, 3648, 3, 3)),  # sums beyond 16 bits
         (x, weight, 3),
         (x, weight, 1, 0),
     ):

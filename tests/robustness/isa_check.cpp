@@ -234,20 +234,22 @@ void check_signs(const Isa& isa) {
   }
 }
 
-void check_integers(const Isa& isa) {
-  std::vector<int32_t> differing(kStrip * kBlock), base(16 * kBlock), border(kStrip), at(kStrip), out(kStrip * 70, 77);
+template <typename T>
+void check_integers(void (*integers)(const Integers<T>&)) {
+  std::vector<int32_t> differing(kStrip * kBlock), base(16 * kBlock), border(kStrip), at(kStrip);
+  std::vector<T> out(kStrip * 70, 77);
   for (int32_t& d : differing) d = below(9 * 1024);
   for (int32_t& b : base) b = below(9 * 1024);
   for (int p = 0; p < kStrip; ++p) border[p] = below(16), at[p] = kStrip - 1 - p;
-  Integers t{1 + below(kStrip), 1 + below(kBlock), at.data()};
+  Integers<T> t{1 + below(kStrip), 1 + below(kBlock), at.data()};
   t.differing = differing.data(), t.base = base.data(), t.base_stride = kBlock, t.borders = border.data();
   t.out = out.data(), t.stride = 70;
-  isa.integers(t);
+  integers(t);
   for (int p = 0; p < kStrip; ++p)
     for (int o = 0; o < 70; ++o) {
       const bool written = p < t.pixels && o < t.columns;
       const int32_t wanted = written ? base[border[p] * kBlock + o] - 2 * differing[p * kBlock + o] : 77;
-      same("integers", out[at[p] * 70 + o], wanted, std::to_string(t.columns) + " columns");
+      same("integers", static_cast<int32_t>(out[at[p] * 70 + o]), wanted, std::to_string(t.columns) + " columns");
     }
 }
 
@@ -277,7 +279,8 @@ int main(int count, char** arguments) {
         check_differing(*sets[i]);
         check_real(*sets[i]);
         check_signs(*sets[i]);
-        check_integers(*sets[i]);
+        check_integers(sets[i]->integers);
+        check_integers(sets[i]->shorts);
         check_averages(*sets[i]);
         check_epilogue(*sets[i]);
       }

@@ -47,7 +47,8 @@ struct Epilogue {
   double* sums;  // null: no channel sums
 };
 
-// In its place whole numbers: base - 2 * differing of a strip, for one branch and `columns` channels.
+// In its place whole numbers of 16 or 32 bits: base - 2 * differing of a strip, for one branch and `columns` channels.
+template <typename T>
 struct Integers {
   int pixels, columns;
   const int32_t* at;
@@ -55,7 +56,7 @@ struct Integers {
   const int32_t* base;       // of border 0
   size_t base_stride;
   const int32_t* borders;
-  int32_t* out;
+  T* out;
   size_t stride;  // from location to location
 };
 
@@ -84,7 +85,8 @@ struct Isa {
   void (*signs)(const float* x, size_t stride, const float* thresholds, int channels, int locations, uint32_t* words);
   // Of the 2 x 2 locations `top`, `top + stride`, `bottom`, `bottom + stride`.
   void (*averages)(const float* top, const float* bottom, size_t stride, size_t columns, float* out);
-  void (*integers)(const Integers& strip);
+  void (*integers)(const Integers<int32_t>& strip);
+  void (*shorts)(const Integers<int16_t>& strip);
 };
 
 // Every set this build has, best first; those the processor lacks are left out.

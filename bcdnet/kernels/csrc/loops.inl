@@ -77,12 +77,13 @@ void epilogue(const Epilogue& t) {
   }
 }
 
-void integers(const Integers& strip) {
-  const Integers t = strip;  // as above
+template <typename T>
+void integers(const Integers<T>& strip) {
+  const Integers<T> t = strip;  // as above
   for (int p = 0; p < t.pixels; ++p) {
     const int32_t *base = t.base + t.borders[p] * t.base_stride, *differing = t.differing + p * kBlock;
-    int32_t* out = t.out + t.at[p] * t.stride;
-    for (int o = 0; o < t.columns; ++o) out[o] = base[o] - 2 * differing[o];
+    T* out = t.out + t.at[p] * t.stride;
+    for (int o = 0; o < t.columns; ++o) out[o] = static_cast<T>(base[o] - 2 * differing[o]);
   }
 }
 

@@ -238,11 +238,11 @@ NB_MODULE(_native, m) {
              new (product) SignProduct(isa, threads);
            }, "isa"_a, "threads"_a)
       .def("run", [](SignProduct& product, const Array<const float, nb::ndim<4>>& x,
-                     const Array<const float, nb::ndim<4>>& weight, int stride, const Array<int32_t, nb::ndim<4>>& out) {
+                     const Array<const float, nb::ndim<4>>& weight, int stride, const Array<int16_t, nb::ndim<4>>& out) {
              const int height = side(x.shape(1)), width = side(x.shape(2));
              const Reading reading = reading_of(static_cast<int>(x.shape(3)), static_cast<int>(weight.shape(1)), stride, "");
              require(x.shape(3) % kGroup == 0 && weight.shape(2) == weight.shape(1) && weight.shape(3) == x.shape(3) &&
-                         weight.shape(0) > 0, "shape of the weights");
+                         weight.shape(0) > 0 && weight.size() / weight.shape(0) <= INT16_MAX, "shape of the weights");
              require(out.shape(0) == x.shape(0) && out.shape(1) == static_cast<size_t>(reading.size(height)) &&
                          out.shape(2) == static_cast<size_t>(reading.size(width)) && out.shape(3) == weight.shape(0),
                      "shape of the result");

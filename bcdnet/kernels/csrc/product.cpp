@@ -7,8 +7,9 @@ namespace bcdnet {
 namespace {
 
 // Of `count` maps, the first of which is `map`; out: (branches or 1, count, out_height, out_width, outputs).
+template <typename T>
 void products(const Isa& isa, Team& team, PackedMap map, int count, const Reading& reading,
-              const std::vector<BinaryWeights>& weights, const std::vector<Branch>& branches, int outputs, int32_t* out) {
+              const std::vector<BinaryWeights>& weights, const std::vector<Branch>& branches, int outputs, T* out) {
   const int out_height = reading.size(map.height), out_width = reading.size(map.width);
   const size_t locations = static_cast<size_t>(out_height) * out_width;
   const Counting counting{&isa, &weights, &branches, &reading, outputs, out_height, out_width};
@@ -17,14 +18,15 @@ void products(const Isa& isa, Team& team, PackedMap map, int count, const Readin
                  [](const Strip&) {},
                  [&](const Strip& strip, size_t block, int, const int32_t* differing, const int32_t* borders, int) {
                    const size_t o = block * kBlock;
-                   Integers t{};
+                   Integers<T> t{};
                    t.pixels = strip.pixels, t.columns = static_cast<int>(std::min<size_t>(kBlock, outputs - o));
                    t.at = strip.at, t.borders = borders, t.stride = outputs;
                    for (size_t b = 0; b < weights.size(); ++b) {
                      t.differing = differing + b * kStrip * kBlock;
                      t.base = weights[b].base() + o, t.base_stride = weights[b].base_stride();
                      t.out = out + (b * count + n) * locations * outputs + o;
-                     isa.integers(t);
+                     if constexpr (sizeof(T) == 2) isa.shorts(t);
+                     else isa.integers(t);
                    }
                  });
 }
@@ -72,7 +74,7 @@ void Product::run(const uint64_t* bits, int count, int height, int width, int32_
 }
 
 void SignProduct::run(const float* x, int count, int height, int width, const float* weight, int outputs,
-                      const Reading& reading, int32_t* out) {
+                      const Reading& reading, int16_t* out) {
   const std::lock_guard lock(team_free_);
   const size_t words = reading.words(), row = words * isa_->act_bytes;
   const Buffer<float> thresholds(reading.channels);

@@ -37,15 +37,16 @@ class Product {
   Buffer<uint32_t> scratch_;
 };
 
-// Products of the signs of real maps with the signs of real weights, as training computes them: weights are new in every
-// call; the memory of maps and packed weights is kept.
+// Products of the signs of real maps with the signs of real weights, as training computes and keeps them, in 16 bits:
+// weights are new in every call; the memory of maps and packed weights is kept.
 class SignProduct {
  public:
   SignProduct(const std::string& isa, int threads) : isa_(&required(isa)), team_(threads), weights_(1) {}
-  // x: (count, height, width, channels), weight: (outputs, kernel, kernel, channels), channels in multiples of 32;
+  // x: (count, height, width, channels), weight: (outputs, kernel, kernel, channels), channels in multiples of 32
+  // and at most 2^15 - 1 products a sum;
   // out: (count, ceil(height / stride), ceil(width / stride), outputs)
   void run(const float* x, int count, int height, int width, const float* weight, int outputs, const Reading& reading,
-           int32_t* out);
+           int16_t* out);
 
  private:
   const Isa* isa_;

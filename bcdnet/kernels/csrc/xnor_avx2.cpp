@@ -163,6 +163,6 @@ struct Differing {
 }  // namespace
 
 extern const Isa kAvx2{"avx2", false, kActBytes, 8 * kBlock, encode, decode, pack_weights,
-                       differing_with<Differing>, real, epilogue, pack, signs, averages, integers};
+                       differing_with<Differing>, real, epilogue, pack, signs, averages, integers<int32_t>, integers<int16_t>};
 
 }  // namespace bcdnet

@@ -78,6 +78,6 @@ struct Differing {
 }  // namespace
 
 extern const Isa kAvx512{"avx512", true, kActBytes, 4 * kBlock, encode, decode, pack_weights,
-                         differing_with<Differing>, real, epilogue, pack, signs, averages, integers};
+                         differing_with<Differing>, real, epilogue, pack, signs, averages, integers<int32_t>, integers<int16_t>};
 
 }  // namespace bcdnet

@@ -87,6 +87,6 @@ struct Differing {
 }  // namespace
 
 extern const Isa kNeon{"neon", true, kActBytes, 4 * kBlock, encode, decode, pack_weights,
-                       differing_with<Differing>, real, epilogue, pack, signs, averages, integers};
+                       differing_with<Differing>, real, epilogue, pack, signs, averages, integers<int32_t>, integers<int16_t>};
 
 }  // namespace bcdnet

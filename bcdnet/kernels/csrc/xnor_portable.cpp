@@ -81,6 +81,6 @@ struct Differing {
 }  // namespace
 
 extern const Isa kPortable{"portable", true, kActBytes, 4 * kBlock, encode, decode, pack_weights,
-                           differing_with<Differing>, real, epilogue, pack, signs, averages, integers};
+                           differing_with<Differing>, real, epilogue, pack, signs, averages, integers<int32_t>, integers<int16_t>};
 
 }  // namespace bcdnet
