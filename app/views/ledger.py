@@ -48,7 +48,7 @@ if not mlps:
 
 @st.fragment
 def book() -> None:
-    drawing, controls = st.columns([3, 2], gap="large")
+    drawing, controls = selection.drawing_and_controls()
     with controls:
         layer = selection.layer(names, (mlps or names[::-1])[0])
         row, col = selection.token(model, picture, layer)

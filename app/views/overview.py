@@ -75,13 +75,13 @@ measured = table.dropna(subset=["Top-1"])
 with st.container(horizontal=True):
     words.badge("measured", "accuracies, from each model's card")
     words.badge("computed", "sizes")
-columns = st.columns(4)
-columns[0].metric(
+headlines = st.container(horizontal=True)
+headlines.metric(
     "Trained models", len(models), help="Checkpoints on offer in the sidebar, of this data set.", border=True
 )
 if len(both := measured[measured["W/A"] == "1/1"]):
     best = both.sort_values("Top-1").iloc[-1]
-    columns[1].metric(
+    headlines.metric(
         "Best 1-bit model",
         f"{best['Top-1']:.2f} %",
         help=f"{_measured(best)}.",
@@ -90,7 +90,7 @@ if len(both := measured[measured["W/A"] == "1/1"]):
 if len(real := measured[measured["W/A"] == "32/32"]):
     twin = real.iloc[0]
     taught = sum(model.recipe.get("teacher") == twin["id"] for model in models)
-    columns[2].metric(
+    headlines.metric(
         "Real-valued twin",
         f"{twin['Top-1']:.2f} %",
         help=_measured(twin) + (f", the teacher of {taught} of the other models." if taught else "."),
@@ -98,7 +98,7 @@ if len(real := measured[measured["W/A"] == "32/32"]):
     )
 if len(binary) and len(table[table["W/A"] == "32/32"]):
     ratio = table[table["W/A"] == "32/32"].iloc[0]["KB"] / binary.iloc[0]["KB"]
-    columns[3].metric(
+    headlines.metric(
         "Smaller by",
         f"{ratio:.1f} ×",
         help="Memory of the parameters: twin against the first 1-bit model.",

@@ -51,7 +51,7 @@ def _over(here: Layer, there: Layer, row: int, col: int) -> tuple[int, int]:
 
 @st.fragment
 def explore() -> None:
-    drawing, controls = st.columns([3, 2], gap="large")
+    drawing, controls = selection.drawing_and_controls()
     with controls:
         layer = selection.layer(
             names,
@@ -120,18 +120,18 @@ def _exact(
     else:
         inner, other = inside, f"{call}, wrap=False)"
     with controls:
-        reached, border, convolved = st.columns(3)
-        reached.metric(
+        numbers = st.container(horizontal=True)
+        numbers.metric(
             "Of the picture",
             f"{field.mean():.1%}",
             help=f"{field.sum():,} of {field.size:,} pixels can reach this location.",
         )
-        border.metric(
+        numbers.metric(
             "By wrapping",
             f"{(field & ~inside).sum() / field.sum():.1%}",
             help="Share of the set that is reached only by paths that leave the map and come back in.",
         )
-        convolved.metric(
+        numbers.metric(
             "Convolutions",
             f"{alone.mean():.1%}",
             help="Share of the picture that would be reached if the MLPs read their own token alone.",

@@ -37,7 +37,7 @@ def _go_to_clicked(layer: str) -> None:
 
 @st.fragment
 def explore() -> None:
-    drawing, controls = st.columns([3, 2], gap="large")
+    drawing, controls = selection.drawing_and_controls()
     with controls:
         layer = selection.layer(names, default)
         about = layers[layer]
@@ -70,10 +70,10 @@ def _explain(about: cache.Layer, merged: pd.DataFrame) -> None:
     inside = merged[merged.inside]
     tokens = inside.groupby(["row", "col"]).ngroups
     everything = about.in_height * about.in_width
-    read, shared, border = st.columns(3)
-    read.metric("Tokens read", tokens, help="Different tokens of the input map that this location reads.")
-    shared.metric("Of the map", f"{tokens / everything:.0%}", help="Share of the input map's tokens.")
-    border.metric(
+    numbers = st.container(horizontal=True)
+    numbers.metric("Tokens read", tokens, help="Different tokens of the input map that this location reads.")
+    numbers.metric("Of the map", f"{tokens / everything:.0%}", help="Share of the input map's tokens.")
+    numbers.metric(
         "Wrapped",
         inside[inside.wrapped].groupby(["row", "col"]).ngroups,
         help="Tokens that are reached only round the border: out on one side of the map and in on the other.",

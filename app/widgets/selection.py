@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import streamlit as st
 from PIL import Image
+from streamlit.delta_generator import DeltaGenerator
 
 from analysis import sampling
 from app import cache, state, uploads
@@ -210,6 +211,16 @@ def _show_input(model: Model, picture: Picture) -> None:
     st.caption(f"Exactly what the network is given: {width} × {height} pixels.")
     for note in seen.notes:
         st.caption(f":material/info: {note}")
+
+
+#: Width of the controls beside a drawing, in pixels.
+_CONTROLS = 360
+
+
+def drawing_and_controls() -> tuple[DeltaGenerator, DeltaGenerator]:
+    """Places for a drawing and for its controls: on its right, or below it where the window is narrow."""
+    row = st.container(horizontal=True, gap="large")
+    return row.container(), row.container(width=_CONTROLS)
 
 
 def layer(options: list[str], default: str, label: str = "Layer", help: str = "") -> str:

@@ -30,6 +30,12 @@ OVERFLOWING = """() => {
   return wide.filter(e => e.checkVisibility() && e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e))
     .map(e => e.innerText || e.outerHTML.slice(0, 120));
 }"""
+#: Numbers and choices of which only a part is seen, because what holds them is too narrow.
+CUT = """() => {
+  const held = "[data-testid=stMain] :is([data-testid=stMetric], [data-testid=stButtonGroup])";
+  return [...document.querySelectorAll(`${held}, ${held} *`)]
+    .filter(e => e.checkVisibility() && e.clientWidth && e.scrollWidth > e.clientWidth + 1).map(e => e.innerText);
+}"""
 GROUND = {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 24, 31)"}
 
 
@@ -52,6 +58,7 @@ def test_every_page_is_legible_and_whole(theme: str, width: int, address: str, b
             assert ground == GROUND[theme]
             faults += [(name, "pale", word) for contrast, word in page.evaluate(CONTRASTS) if contrast < 4.5]
             faults += [(name, "too wide", element) for element in page.evaluate(OVERFLOWING)]
+            faults += [(name, "cut off", element) for element in page.evaluate(CUT)]
     finally:
         context.close()
     assert not faults, "\n".join(map(str, sorted(set(faults))))
