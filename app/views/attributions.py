@@ -450,8 +450,8 @@ def _grid() -> None:
         if axis == "classes":
             return name + rival
         if axis == "layers" or not layered:
-            at = f" of {one.layer}" if axis == "methods" and one.layer else ""
-            return f"{name}{at} ({one.validity})"
+            at = f"{one.layer}, " if axis == "methods" and one.layer else ""
+            return f"{name} ({at}{one.validity})"
         return name
 
     titles = {place: (title(chosen[0], place[0], one), title(chosen[1], place[1], one)) for place, one in found.items()}
