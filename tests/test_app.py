@@ -528,8 +528,8 @@ def upload(at: AppTest, name: str, content: bytes) -> AppTest:
 def test_an_ordinary_picture_is_taken_and_changes_are_named(case: str) -> None:
     name, content, note = PICTURES[case]
     at = upload(open_page("attributions"), name, content)
+    until(at, lambda at: charts(at) == 3)
     assert_fine(at)
-    assert charts(at) == 3
     assert any(note in caption.value for caption in at.sidebar.caption)
     # The name of a file is never put where markup would act.
     assert not any(name in text.value for text in [*at.markdown, *at.caption])
@@ -543,7 +543,7 @@ def test_anything_else_gets_one_sentence_and_the_page_goes_on(content: bytes, se
     at = upload(open_page("attributions"), "letter.png", content)
     assert not at.exception
     assert len(at.error) == 1 and sentence in at.error[0].value
-    assert charts(at) == 3  # of the test image
+    until(at, lambda at: charts(at) == 3)  # of the test image
 
 
 # -- several users at once --------------------------------------------------------------------------------------------
