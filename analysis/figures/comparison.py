@@ -288,7 +288,7 @@ def image_gallery(
     classes: Sequence[str],
     size: int | None = None,
 ) -> go.Figure:
-    """Images of a set with what each model takes them for, at most six in a row, in the order of the table.
+    """Images of a set with what each model, by its number, takes them for: six in a row, in the order of the table.
 
     Args:
         table: rows of :func:`analysis.comparison.gallery`.
@@ -302,18 +302,19 @@ def image_gallery(
     """
     titles = [
         f"№ {row['index']}{' · ' + classes[row['label']] if 'label' in row else ''}<br>"
-        + "<br>".join(f"{name}: {classes[answer[row['index']]]}" for name, answer in answers.items())
+        + "<br>".join(f"<b>{k}</b> {classes[answer[row['index']]]}" for k, answer in enumerate(answers.values(), 1))
         for row in table.to_dict("records")
     ]
     columns = max(1, min(6, len(titles)))
     rows = -(-len(titles) // columns) or 1
     words = 24 + 15 * len(answers)  # the height that a title takes, in pixels
-    height = size or (words + 150) * rows
+    height = size or 28 + (words + 150) * rows
     fig = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.02, vertical_spacing=words / height)
     for k, index in enumerate(table["index"]):
         pixels = np.asarray(pictures[index])
         shown = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
         fig.add_trace(go.Image(z=shown, hoverinfo="skip"), k // columns + 1, k % columns + 1)
-    layout(fig, height=height, legend=False)
+    named = " &nbsp; ".join(f"<b>{k}</b> {name}" for k, name in enumerate(answers, 1))  # too long for each image
+    layout(fig, height=height, title=named, legend=False)
     fig.update_xaxes(visible=False).update_yaxes(visible=False).update_annotations(font_size=11)
-    return fig.update_layout(margin_t=words)
+    return fig.update_layout(margin_t=28 + words, title_font_size=13)

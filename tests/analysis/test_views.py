@@ -141,5 +141,6 @@ def test_the_gallery_begins_with_the_image_that_divides_the_models() -> None:
     assert list(data["index"]) == [1, 0]
     assert np.asarray(figure.data[0].z).shape == (2, 2, 3) and (np.asarray(figure.data[0].z) == 200).all()
     assert [note.text for note in figure.layout.annotations] == [
-        "№ 1 · dog<br>a: cat<br>b: dog", "№ 0 · cat<br>a: cat<br>b: cat",
+        "№ 1 · dog<br><b>1</b> cat<br><b>2</b> dog", "№ 0 · cat<br><b>1</b> cat<br><b>2</b> cat",
     ]  # fmt: skip
+    assert "<b>1</b> a" in figure.layout.title.text and "<b>2</b> b" in figure.layout.title.text
