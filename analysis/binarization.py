@@ -7,6 +7,8 @@ binarizing the weights as they are would do.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,6 @@ from torch import Tensor
 from analysis.sampling import branch_labels
 from bcdnet.binarize import sign, weight_scale
 from bcdnet.evaluate import evaluating
-from bcdnet.layers import BinaryConv2d, BinaryMLP
 from bcdnet.model import Network
 
 Progress = Callable[[int, int], object]
@@ -34,12 +35,10 @@ _DISTANCE = {"point": 0, "short": 1, "long": 2}
 
 def binary_weights(model: Network) -> Iterator[tuple[str, str, Tensor]]:
     """(layer, branch, latent weights (C_out, C_in, k, k)) of every binary product, in order, detached."""
-    for layer, unit in model.residual_units():
-        if isinstance(unit.op, BinaryMLP):
-            for label, branch in zip(branch_labels(unit.op), unit.op.branches, strict=True):
-                yield layer, label, branch.get_parameter("weight").detach()
-        elif isinstance(unit.op, BinaryConv2d):
-            yield layer, "conv", unit.op.weight.detach()
+    units = dict(model.residual_units())
+    for name, products in groupby(model.binary_layers(), key=itemgetter(0)):
+        for label, (_, _, product) in zip(branch_labels(units[name].op), products, strict=True):
+            yield name, label, product.weight.detach()
 
 
 def binarization_error(model: Network) -> pd.DataFrame:

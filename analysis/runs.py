@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bcdnet.files import LOG, PROGRESS, RECORD
+
 #: Kinds of binary weights, and what to call them.
 KINDS = {
     "conv3x3": "3×3 convolutions",
@@ -38,7 +40,6 @@ STALE_SECONDS = 180.0
 
 #: What every log has.
 _COLUMNS = ("step", "precision", "epoch")
-_LOG, _RECORD, _PROGRESS = "log.csv", "run.json", "progress.json"
 #: Row by row a log has some hundred bytes; a larger file is something else.
 _MAX_BYTES = 32 * 2**20
 
@@ -117,12 +118,12 @@ def read_run(path: Path) -> Run:
     """
     if not _is_run(path):
         return Run(path.stem, path, _log(path))
-    source = path / _LOG
+    source = path / LOG
     log = _log(source) if source.exists() else _table(_COLUMNS, [])
     problem, recipe, progress = "", {}, None
     try:
-        recipe = _recipe(path / _RECORD)
-        progress = _progress(path / _PROGRESS)
+        recipe = _recipe(path / RECORD)
+        progress = _progress(path / PROGRESS)
     except RunError as error:
         problem = str(error)
     steps = len(recipe.get("steps", ()))
@@ -216,7 +217,7 @@ def source_name(run: Run) -> str:
 
 def _is_run(path: Path) -> bool:
     try:
-        return (path / _LOG).is_file() or (path / _RECORD).is_file()
+        return (path / LOG).is_file() or (path / RECORD).is_file()
     except OSError:  # it may not be looked into
         return False
 
@@ -225,7 +226,7 @@ def _read_or_say_why(path: Path) -> Run:
     try:
         return read_run(path)
     except RunError as error:
-        return Run(path.name, path / _LOG, _table(_COLUMNS, []), problem=str(error))
+        return Run(path.name, path / LOG, _table(_COLUMNS, []), problem=str(error))
 
 
 def _text(path: Path) -> str:

@@ -4,6 +4,9 @@ import os
 import tempfile
 from pathlib import Path
 
+#: In the folder of a training run: its log, how far it is, and the recipe, digests of checkpoints and commit it is of.
+LOG, PROGRESS, RECORD = "log.csv", "progress.json", "run.json"
+
 
 def assets_dir() -> Path:
     """The folder of shipped checkpoints, images and data: `$BCDNET_ASSETS`, else `assets/` of the checkout."""

@@ -72,6 +72,16 @@ class Network(nn.Module):
             if isinstance(module, ResidualUnit):
                 yield name, module
 
+    def binary_layers(self) -> Iterator[tuple[str, str | None, BinaryConv2d]]:
+        """(unit, letter of the branch or None, layer) of every binary product, branches in order, at any precision."""
+        for name, unit in self.residual_units():
+            if isinstance(unit.op, BinaryMLP):
+                for letter, branch in zip(unit.op.kinds, unit.op.branches, strict=True):
+                    assert isinstance(branch, BinaryConv2d)
+                    yield name, letter, branch
+            elif isinstance(unit.op, BinaryConv2d):
+                yield name, None, unit.op
+
 
 def create_model(name: str, **overrides: Any) -> Network:
     """Build a network with fresh weights.

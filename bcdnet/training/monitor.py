@@ -16,11 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from bcdnet.binarize import weight_scale
-from bcdnet.layers import BinaryConv2d, BinaryMLP
+from bcdnet.files import LOG, PROGRESS
 from bcdnet.model import Network
 from bcdnet.training.state import write_or_stop
 
-LOG, PROGRESS = "log.csv", "progress.json"
 FIELDS = (
     *("step", "precision", "epoch", "iteration", "lr", "train_loss", "train_top1", "test_top1", "seconds"),
     *("flips", "error"),
@@ -32,16 +31,11 @@ def binary_weights(network: Network) -> dict[str, tuple[str, Tensor]]:
 
     Kinds are "conv3x3", "conv1x1", and the letters P, S, L of a binary MLP's branches.
     """
-    found: dict[str, tuple[str, Tensor]] = {}
-    branches: dict[int, str] = {}
-    for module in network.modules():
-        if isinstance(module, BinaryMLP):
-            branches |= {id(branch): kind for kind, branch in zip(module.kinds, module.branches, strict=True)}
-    for name, module in network.named_modules():
-        if isinstance(module, BinaryConv2d):
-            kind = branches.get(id(module), f"conv{module.kernel_size}x{module.kernel_size}")
-            found[name] = (kind, module.weight.detach())
-    return found
+    names = {module: name for name, module in network.named_modules()}
+    return {
+        names[layer]: (letter or f"conv{layer.kernel_size}x{layer.kernel_size}", layer.weight.detach())
+        for _, letter, layer in network.binary_layers()
+    }
 
 
 def signs_of(network: Network) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bcdnet.checkpoint import MAX_BYTES, CheckpointError, check_file, load, save, transfer
 from bcdnet.data import Preprocess, default_preprocess, open_dataset
-from bcdnet.files import assets_dir, write_atomically
+from bcdnet.files import RECORD, assets_dir, write_atomically
 from bcdnet.model import Network
 from bcdnet.training.loop import Lessons, Stopped, accuracy, fit, require_shareable
 from bcdnet.training.recipe import Recipe, RecipeError, Step, load_recipe
@@ -34,8 +34,6 @@ from bcdnet.training.samples import Samples
 from bcdnet.training.state import NotSaved
 from bcdnet.training.teacher import HUGGING_FACE, Teacher, cached_logits, load_teacher
 
-#: In every run's folder: the recipe, the digests of the checkpoints it uses, and the commit it was started from.
-RECORD = "run.json"
 #: Ending of the unfinished file that a killed process leaves, see :func:`bcdnet.files.write_atomically`.
 LEFTOVER = ".tmp"
 #: In a run's folder while it is trained: locked, and the number of the process that trains it.

@@ -1,15 +1,18 @@
 """Train the shipped models: every recipe of the zoo, some with several seeds, in order of dependency.
 
 ``python -m bcdnet.training.zoo`` goes on where it was stopped: results whose recipe did not change are left alone,
-unfinished runs are resumed from their last saved state. What a run leaves behind, for every seed, is a folder
-``assets/runs/NAME[-seedN]`` with the card of each step, the log and the weights. Once all of a group are there, the
-checkpoints of seed 0 are published together: they move to ``assets/checkpoints`` and into the manifest, so that what
-ships was trained alike. Of the further seeds only those weights stay that another run starts from.
+unfinished runs are resumed from their last saved state. Ctrl+C or SIGTERM ends it once its runs are saved.
+
+What a run leaves behind, for every seed, is a folder ``assets/runs/NAME[-seedN]`` with the card of each step, the log
+and the weights. Once all of a group are there, the checkpoints of seed 0 are published together: they move to
+``assets/checkpoints`` and into the manifest, so that what ships was trained alike. Of the further seeds only those
+weights stay that another run starts from.
 """
 
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +26,7 @@ import typer
 from rich.console import Console
 
 from bcdnet.checkpoint import inspect
-from bcdnet.files import assets_dir, write_atomically
+from bcdnet.files import LOG, assets_dir, write_atomically
 from bcdnet.training.recipe import Recipe, RecipeError, load_recipe
 from bcdnet.training.run import inputs, require_same_run
 
@@ -134,7 +137,7 @@ def keep(job: Job, run: Path) -> None:
     """Copy a finished run's cards, log and weights to the assets."""
     recipe, results = job.recipe(), results_dir(job.name)
     results.mkdir(parents=True, exist_ok=True)
-    write_atomically(results / "log.csv", (run / "log.csv").read_bytes())
+    write_atomically(results / LOG, (run / LOG).read_bytes())
     for number, step in enumerate(recipe.steps, start=1):
         source = run / f"step{number}.safetensors"
         write_atomically(
@@ -152,7 +155,7 @@ def publish(group: str) -> bool:
     checkpoints = assets_dir() / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     for job in firsts:
-        log = (results_dir(job.name) / "log.csv").read_bytes()
+        log = (results_dir(job.name) / LOG).read_bytes()
         for number, step in enumerate(job.recipe().steps, start=1):
             weights = results_dir(job.name) / f"{step.id}.safetensors"
             if step.id is not None and weights.exists():
@@ -220,6 +223,7 @@ def main(
     running: dict[Job, subprocess.Popen[bytes]] = {}
     failed: list[Job] = []
     blocked = {job.name for job in jobs() if not done(job)}  # nothing that starts from these can be trained yet
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # by way of the end of this function
     try:
         while waiting or running:
             for job, process in list(running.items()):
@@ -249,6 +253,8 @@ def main(
     finally:
         for process in running.values():
             process.terminate()
+        for process in running.values():
+            process.wait()  # each saves what it reached
     if failed:
         raise typer.Exit(1)
 
