@@ -29,11 +29,6 @@ if not models:
     st.stop()
 
 
-def _measured(row: pd.Series) -> str:
-    """Whose accuracy a headline is, and on how many images if the card says."""
-    return f"Top-1 of {row['Model']}" + (f" on {row['n']:,.0f} test images" if pd.notna(row["n"]) else "")
-
-
 def _row(model: cache.Model) -> dict:
     metrics, cost = model.card.get("metrics") or {}, cache.network_cost(model.config)
     low, high = metrics.get("ci95") or (float("nan"), float("nan"))
@@ -84,7 +79,7 @@ if len(both := measured[measured["W/A"] == "1/1"]):
     headlines.metric(
         "Best 1-bit model",
         f"{best['Top-1']:.2f} %",
-        help=f"{_measured(best)}.",
+        help=f"Top-1 of {best['Model']}" + (f" on {best['n']:,.0f} test images." if pd.notna(best["n"]) else "."),
         border=True,
     )
 if len(real := measured[measured["W/A"] == "32/32"]):
@@ -93,7 +88,7 @@ if len(real := measured[measured["W/A"] == "32/32"]):
     headlines.metric(
         "Real-valued twin",
         f"{twin['Top-1']:.2f} %",
-        help=_measured(twin) + (f", the teacher of {taught} of the other models." if taught else "."),
+        help=f"Top-1 of {twin['Model']}" + (f", the teacher of {taught} of the other models." if taught else "."),
         border=True,
     )
 if len(binary) and len(table[table["W/A"] == "32/32"]):
