@@ -9,19 +9,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.attribution import Attribution, attribute
 from analysis.comparison import top_k
 from analysis.faithfulness import Judgement, SurrogateMeter, judge, randomise, surrogate_meter
-from analysis.figures.attribution import difference, map_grid, overlay, top_bars, wipe
+from analysis.figures.attribution import Box, Picture, difference, map_grid, overlay, top_bars, wipe
 from analysis.figures.faithfulness import randomisation_curve, removal_curves, score_bars, surrogate_gauge
 from analysis.methods import METHODS
 from analysis.views._view import View, class_names
 from bcdnet import Network
-
-Picture = NDArray[np.uint8]
 
 
 def likeliest_classes(
@@ -57,6 +54,8 @@ def attribution_map(
     layer: str | None = None,
     against: int | None = None,
     image: Picture | None = None,
+    box: Box | None = None,
+    limit: float | None = None,
     **options: Any,
 ) -> View[Attribution]:
     """Which pixels speak for a class, and which against it, in logits?
@@ -69,13 +68,16 @@ def attribution_map(
         layer: for Grad-CAM; the last one if None.
         against: explain why the target and not this class.
         image: uint8 (H, W) or (H, W, 3), the pixels the network saw, shown under the map.
+        box: where the image is the picture that they were taken from, the part of it that they are, in its pixels
+            (left, top, right, bottom).
+        limit: what the strongest colour stands for, to compare maps; the largest magnitude if None.
         **options: of the method.
 
     Example:
         >>> attribution_map(model, x, target=0, method="occlusion", window=7, stride=7)
     """
     found = attribute(model, x, target, method, layer, against, **options)
-    return View(found, overlay(found.map, image))
+    return View(found, overlay(found.map, image, limit=limit, box=box))
 
 
 def removal(
@@ -170,6 +172,7 @@ def attribution_grid(
     columns: tuple[str, Sequence[Any]],
     limits: Mapping[tuple[str, str], float] | None = None,
     image: Picture | None = None,
+    box: Box | None = None,
     **fixed: Any,
 ) -> View[dict[tuple[str, str], Attribution]]:
     """How does the map change with the class, the method or the layer, two of them at once?
@@ -179,7 +182,7 @@ def attribution_grid(
         x: one normalised image (1, C, H, W).
         rows, columns: the name of an argument of :func:`analysis.attribution.attribute` and its values.
         limits: of each map, what its strongest colour stands for; one for all, the largest magnitude, if None.
-        image: uint8 (H, W) or (H, W, 3), shown under every map.
+        image, box: as for :func:`attribution_map`, under every map.
         **fixed: the other arguments of :func:`analysis.attribution.attribute`.
 
     Returns:
@@ -198,7 +201,7 @@ def attribution_grid(
     if limits is None:
         values = np.concatenate([one.map.ravel() for one in found.values()])
         limits = dict.fromkeys(found, float(np.abs(values[np.isfinite(values)]).max(initial=0)) or 1.0)
-    return View(found, map_grid({title: one.map for title, one in found.items()}, limits, image))
+    return View(found, map_grid({title: one.map for title, one in found.items()}, limits, image, box=box))
 
 
 def wiped_maps(
@@ -208,6 +211,7 @@ def wiped_maps(
     method: str = "grad_cam",
     cut: float = 0.5,
     image: Picture | None = None,
+    box: Box | None = None,
     **arguments: Any,
 ) -> View[dict[str, Attribution]]:
     """Two models' maps of one image in one, the first left of a line and the second right of it, on one scale.
@@ -217,7 +221,7 @@ def wiped_maps(
         x: one normalised image (1, C, H, W).
         target, method: as for :func:`attribution_map`.
         cut: where the line is, as a share of the width.
-        image: uint8 (H, W) or (H, W, 3), shown under the maps.
+        image, box: as for :func:`attribution_map`, under both.
         **arguments: more of :func:`analysis.attribution.attribute`.
 
     Example:
@@ -225,7 +229,7 @@ def wiped_maps(
     """
     found = _two(models, x, target, method, arguments)
     a, b = found.values()
-    return View(found, wipe(a.map, b.map, _names(found), cut, image))
+    return View(found, wipe(a.map, b.map, _names(found), cut, image, box=box))
 
 
 def map_difference(
@@ -234,19 +238,20 @@ def map_difference(
     target: int,
     method: str = "grad_cam",
     image: Picture | None = None,
+    box: Box | None = None,
     **arguments: Any,
 ) -> View[dict[str, Attribution]]:
     """Where do two models' maps of one image differ? Both and their difference, on one scale.
 
     Args:
-        models, x, target, method, image, **arguments: as for :func:`wiped_maps`.
+        models, x, target, method, image, box, **arguments: as for :func:`wiped_maps`.
 
     Example:
         >>> map_difference({"a": model, "b": model}, x, target=0, against=1)
     """
     found = _two(models, x, target, method, arguments)
     a, b = found.values()
-    return View(found, difference(a.map, b.map, _names(found), image))
+    return View(found, difference(a.map, b.map, _names(found), image, box=box))
 
 
 def _word(model: Network, argument: str, value: Any) -> str:

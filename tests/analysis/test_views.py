@@ -144,3 +144,19 @@ def test_the_gallery_begins_with_the_image_that_divides_the_models() -> None:
         "№ 1 · dog<br><b>1</b> cat<br><b>2</b> dog", "№ 0 · cat<br><b>1</b> cat<br><b>2</b> cat",
     ]  # fmt: skip
     assert "<b>1</b> a" in figure.layout.title.text and "<b>2</b> b" in figure.layout.title.text
+
+
+def test_maps_can_lie_on_the_picture_that_the_network_saw_a_part_of() -> None:
+    model, x = (names()[name] for name in ("model", "x"))
+    picture, one, two = np.zeros((40, 60), np.uint8), {"target": 1, "method": "saliency"}, {"a": model, "b": model}
+    asks: list[tuple[Callable[..., View], Any, dict[str, Any]]] = [
+        (views.attribution_map, model, one | {"limit": 2.0}),
+        (views.attribution_grid, model, {"rows": ("target", [0, 1]), "columns": ("method", ["saliency"])}),
+        (views.wiped_maps, two, one),
+        (views.map_difference, two, one),
+    ]
+    for view, of, asked in asks:
+        plain, placed = (view(of, x, image=picture, box=box, **asked).figure for box in (None, (16.0, 6.0, 44.0, 34.0)))
+        assert placed != plain
+        if "limit" in asked:
+            assert (placed.data[0].zmin, placed.data[0].zmax) == (-2, 2)
