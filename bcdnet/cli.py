@@ -321,7 +321,7 @@ def check_data(
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Look a data set through: what there is and what is wrong. Exit status 1 when something is."""
+    """Look a data set through: what there is and what is wrong. Exit status 1 if something is, 2 if nothing can be opened."""
     with _progress("image") as progress:
         report = check(name, path, quick, progress)
 
@@ -353,6 +353,8 @@ def check_data(
             print(f"Nothing is wrong; the images {'are there' if quick else 'can all be read'}.")
 
     _show(report.to_dict(), as_json, human)
+    if not report.splits:
+        return 2
     return 1 if report.problems else 0
 
 

@@ -48,7 +48,7 @@ def conditions(document: Mapping[str, Any]) -> str:
     machine, versions = document["machine"], document["machine"]["versions"]
     named = ", ".join(f"{TITLES.get(name, name)} {version}" for name, version in versions.items())
     load = f", load average {machine['load'][0]} at the start" if machine["load"] else ""
-    kind = " A quick run, not the full study." if document["quick"] else ""
+    kind = " A quick run, not the full study." if document.get("quick") else ""
     return f"{machine['cpu']}, {machine['cores']} cores{load}; {named}.{kind}"
 
 
@@ -173,8 +173,7 @@ def training_tables(document: Mapping[str, Any]) -> dict[str, str]:
     ]
     ratios = [[name, f"{ratio:.2f}"] for name, ratio in document["ratios"].items()]
     rounds = len(next(iter(seconds.values()))["all"])
-    cpu, threads, batch = document["machine"]["cpu"], document["threads"], document["batch"]
-    conditions_ = f"{cpu}, {threads} threads, batch {batch}, {rounds} rounds."
+    conditions_ = f"{conditions(document)} {document['threads']} threads, batch {document['batch']}, {rounds} rounds."
     return {
         "training": table(["network", "s a step (quickest – slowest)", "MiB for a step (least – most)"], body),
         "training-ratios": table(["ratio", ""], ratios),

@@ -136,6 +136,16 @@ def test_any_folder_can_be_checked(tmp_path: Path, cub: Path, run) -> None:
     assert check("folder", cub / "images").problems == ("test: 1 class(es) have no image, 'empty' first.",)
 
 
+def test_a_folder_without_a_set_in_it_is_no_set_with_faults(tmp_path: Path, flowers: Path, run) -> None:
+    (empty := tmp_path / "empty").mkdir()
+    status, out, _ = run("check", "folder", empty)
+    assert status == 2
+    assert out == f"Wrong: test: The folder {empty} holds no folders; it needs one folder of images for each class.\n"
+    (flowers / "imagelabels.mat").write_bytes(b"")
+    status, out, _ = run("check", "flowers-102", flowers, "--json")
+    assert status == 2 and json.loads(out)["splits"] == {} and len(json.loads(out)["problems"]) == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
