@@ -321,7 +321,7 @@ def check_data(
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Look a data set through: what there is and what is wrong. Exit status 1 if something is, 2 if nothing can be opened."""
+    """Look a data set through: what is there and what is wrong. Exit status 1 if something is, 2 if nothing opens."""
     with _progress("image") as progress:
         report = check(name, path, quick, progress)
 

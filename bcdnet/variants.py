@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -12,6 +13,10 @@ PRECISIONS = ("32/32", "32/1", "1/32", "1/1")
 
 class ConfigError(ValueError):
     """A configuration that describes no network; the message is one sentence that says what to change."""
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -69,23 +74,24 @@ class Config:
         for field in fields(self):
             if field.type is str and not isinstance(value := getattr(self, field.name), str):
                 raise ConfigError(f"{field.name} must be a text, not {value!r}.")
+        for name in ("channels", "blocks", "strides", "mlp_stages"):
+            value = getattr(self, name)
+            if not isinstance(value, list | tuple) or not all(map(_is_whole, value)):
+                raise ConfigError(f"{name} has a value of the wrong kind: it must be whole numbers, not {value!r}.")
+            object.__setattr__(self, name, tuple(value))
+        size: Any = self.image_size
+        size = (size, size) if _is_whole(size) else tuple(size) if isinstance(size, list) else size
+        object.__setattr__(self, "image_size", size)
         try:
-            size = self.image_size
-            if isinstance(size, int):
-                size = (size, size)
-            object.__setattr__(self, "image_size", tuple(size))
-            for name in ("channels", "blocks", "strides", "mlp_stages"):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
             self._check()
-        except (TypeError, OverflowError) as error:  # a text where a number belongs, a list of lists, infinity ...
-            raise ConfigError(f"a field of {self.name!r} has a value of the wrong kind ({error}).") from error
+        except OverflowError as error:
+            raise ConfigError(f"a number of {self.name!r} is of the wrong kind ({error}); make it smaller.") from error
 
     def _check(self) -> None:
         def require(ok: bool, sentence: str) -> None:
             if not ok:
                 raise ConfigError(sentence)
 
-        require(isinstance(self.name, str), f"name must be text, not {self.name!r}.")
         require(
             self.family in ("mobile", "resnet", "mixer"),
             f"family must be mobile, resnet or mixer, not {self.family!r}.",
@@ -94,7 +100,7 @@ class Config:
             self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}."
         )
         require(self.replacement in ("mlp", "mixer"), f"replacement must be mlp or mixer, not {self.replacement!r}.")
-        require(self.heads in (1, 2), f"heads must be 1 or 2, not {self.heads!r}.")
+        require(_is_whole(self.heads) and self.heads in (1, 2), f"heads must be 1 or 2, not {self.heads!r}.")
         positive = (
             "in_channels",
             "num_classes",
@@ -106,14 +112,17 @@ class Config:
         )
         for name in positive:
             value = getattr(self, name)
-            kinds = int | float if name == "width" else int
-            require(isinstance(value, kinds) and value > 0, f"{name} must be a positive number, not {value!r}.")
+            good = _is_whole(value) or (name == "width" and isinstance(value, float))
+            require(good and value > 0, f"{name} must be a positive number, not {value!r}.")
+        require(math.isfinite(self.width), f"width must be a finite number; {self.width} is of the wrong kind.")
         for name in ("in_channels", "stem_stride"):
             value = getattr(self, name)
             require(value <= MAX_SIDE, f"{name} must be at most {MAX_SIDE}, not {value}.")
         require(isinstance(self.stem_pool, bool), f"stem_pool must be true or false, not {self.stem_pool!r}.")
         require(
-            len(self.image_size) == 2 and all(isinstance(s, int) and 0 < s <= MAX_SIDE for s in self.image_size),
+            isinstance(self.image_size, tuple)
+            and len(self.image_size) == 2
+            and all(_is_whole(s) and 0 < s <= MAX_SIDE for s in self.image_size),
             f"image_size must be one or two numbers of pixels from 1 to {MAX_SIDE}, not {self.image_size!r}.",
         )
         stages = len(self.channels)
@@ -122,16 +131,16 @@ class Config:
             "channels, blocks and strides must have one number for each stage.",
         )
         require(
-            all(isinstance(n, int) and n > 0 for n in (*self.channels, *self.blocks)),
+            all(n > 0 for n in (*self.channels, *self.blocks)),
             "channels and blocks must be positive whole numbers.",
         )
         require(all(s in (1, 2) for s in self.strides), f"strides must be 1 or 2, not {self.strides!r}.")
         require(
-            0 < len(self.branches) <= 9 and set(self.branches) <= set("PSL") and isinstance(self.branches, str),
+            0 < len(self.branches) <= 9 and set(self.branches) <= set("PSL"),
             f"branches must be letters P, S and L, such as PSL, not {self.branches!r}.",
         )
         require(
-            self.long_range == "half" or (isinstance(self.long_range, int) and 0 < self.long_range <= MAX_SIDE),
+            self.long_range == "half" or (_is_whole(self.long_range) and 0 < int(self.long_range) <= MAX_SIDE),
             f"long_range must be a positive whole number of tokens, at most {MAX_SIDE}, or 'half', "
             f"not {self.long_range!r}.",
         )
@@ -139,14 +148,16 @@ class Config:
             all(1 <= s <= stages for s in self.mlp_stages),
             f"mlp_stages must be numbers from 1 to {stages}, not {self.mlp_stages!r}.",
         )
+        require(
+            _is_whole(self.mlp_groups),
+            f"mlp_groups has a value of the wrong kind: it must be a whole number, not {self.mlp_groups!r}.",
+        )
         require(self.mlp_groups == 0 or self.family == "mobile", "mlp_groups is for the mobile family; use mlp_stages.")
         require(not self.mlp_stages or self.family == "resnet", "mlp_stages is for the resnet family; use mlp_groups.")
         require(self.mlp_groups >= 0, f"mlp_groups must not be negative, it is {self.mlp_groups}.")
         for ratio in ("embedding_ratio", "doubling_groups"):
             value = getattr(self, ratio)
-            require(
-                value is None or (isinstance(value, int) and value > 0), f"{ratio} must be positive, not {value!r}."
-            )
+            require(value is None or (_is_whole(value) and value > 0), f"{ratio} must be positive, not {value!r}.")
         require(
             min(self.scaled(c) for c in (self.stem_channels, *self.channels)) > 0,
             f"width {self.width} leaves a layer without channels; make it larger.",
