@@ -11,8 +11,8 @@ from app.widgets import selection, words
 
 st.markdown(
     "Bring a network or images along: they join the shipped ones on **every** page, and nobody else is shown them. "
-    "*Remove* drops one with all that was computed of it. When your session ends, the files are dropped; what was read "
-    "and computed of them stays in the server's memory until newer work takes its place."
+    "*Remove* drops one and the answers kept of it, the end of your session drops the files. What else was read or "
+    "computed of them stays in the server's memory, found by a digest alone, until newer work takes its place."
 )
 
 
