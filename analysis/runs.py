@@ -17,6 +17,8 @@ import csv
 import datetime
 import json
 import math
+import os
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +59,7 @@ class Progress:
         iteration, iterations: of that step, done and in all.
         updated: when it reported.
         eta_s: seconds that it expects the rest of the step to take; None if it does not know.
+        stopped: whether it said that it stops, or its process ran on this machine and is gone.
     """
 
     step: int
@@ -65,6 +68,7 @@ class Progress:
     iterations: int
     updated: datetime.datetime
     eta_s: float | None
+    stopped: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +106,9 @@ class Run:
         """
         if self.finished:
             return "finished"
-        if self.progress is not None:
+        if self.progress is not None and not self.progress.stopped:
             return "training" if self.silent_for(now) <= STALE_SECONDS else "silent"
-        return "stopped" if self.recipe else "log only"
+        return "stopped" if self.recipe or self.progress is not None else "log only"
 
 
 def read_run(path: Path) -> Run:
@@ -308,9 +312,23 @@ def _progress(path: Path) -> Progress | None:
             **counts,
             updated=updated if updated.tzinfo else updated.replace(tzinfo=datetime.UTC),
             eta_s=float(eta) if eta is not None and math.isfinite(float(eta)) else None,
+            stopped=report.get("stopped") is True or _is_gone(report.get("process"), report.get("host")),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RunError(f"{_named(path)} is no report of a run that trains; remove it if the run has ended.") from error
+
+
+def _is_gone(process: object, host: object) -> bool:
+    """Whether a process, by its number, ran on this machine and does not any more."""
+    if host != platform.node() or not isinstance(process, int) or process <= 0:
+        return False
+    try:
+        os.kill(process, 0)  # signal 0 asks, and does nothing
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):  # somebody else's, and no number of a process
+        return False
+    return False
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 import csv
 import datetime
 import json
+import os
+import platform
 import sys
 import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from torch import Tensor
 from bcdnet.binarize import weight_scale
 from bcdnet.files import LOG, PROGRESS
 from bcdnet.model import Network
-from bcdnet.training.state import write_or_stop
+from bcdnet.training.state import NotSaved, write_or_stop
 
 FIELDS = (
     *("step", "precision", "epoch", "iteration", "lr", "train_loss", "train_top1", "test_top1", "seconds"),
@@ -86,25 +89,29 @@ class Monitor:
         self.bar = Progress(*columns, *more, console=self.console, disable=disable)
         self.task = self.bar.add_task(f"step {number}/{steps}, {precision}", total=total, loss="")
         self.board = TensorBoardLogger(folder, name="", version="tensorboard") if speaks else None
-        self.started, self.first, self.written = time.monotonic(), 0, 0.0
+        self.started, self.first, self.reached, self.written = time.monotonic(), 0, 0, 0.0
 
     def __enter__(self) -> "Monitor":
         self.bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.bar.stop()
+        if kind is not None:
+            with suppress(NotSaved):  # what stopped the run may be a full disk
+                self._tell(self.reached, stopped=True)
         if self.board is not None:
             self.board.finalize("success")
 
     def begin(self, iteration: int) -> None:
         """The step starts, or goes on, at this iteration."""
-        self.started, self.first = time.monotonic(), iteration
+        self.started, self.first, self.reached = time.monotonic(), iteration, iteration
         self.bar.update(self.task, completed=iteration)
         self._tell(iteration)
 
     def advance(self, iteration: int, loss: float | None) -> None:
         """So many iterations are done."""
+        self.reached = iteration
         if self.speaks:
             self.bar.update(self.task, completed=iteration, loss="" if loss is None else f"loss {loss:.4f}")
             if time.monotonic() - self.written > 2:
@@ -138,7 +145,7 @@ class Monitor:
             soft_wrap=True,
         )
 
-    def _tell(self, iteration: int) -> None:
+    def _tell(self, iteration: int, stopped: bool = False) -> None:
         if not self.speaks:
             return
         self.written = time.monotonic()
@@ -151,6 +158,9 @@ class Monitor:
             "iterations": self.total,
             "updated": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "eta_s": None if left is None else round(left),
+            "stopped": stopped,
+            "process": os.getpid(),
+            "host": platform.node(),
         }
         write_or_stop(self.folder / PROGRESS, json.dumps(document).encode())
 

@@ -3,6 +3,9 @@
 import datetime
 import json
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +89,25 @@ def test_rows_of_several_logs_keep_their_run_and_source(tmp_path: Path) -> None:
 )
 def test_the_state_of_a_run(files: dict, state: str, tmp_path: Path) -> None:
     assert read_run(write_run(tmp_path / "a", **files)).state(NOW) == state
+
+
+def test_a_run_whose_process_is_gone_is_stopped_at_once(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    here = platform.node()
+    for number, (changes, state) in enumerate(
+        [
+            ({"process": os.getpid(), "host": here}, "training"),
+            ({"process": ended.pid, "host": here}, "stopped"),
+            ({"process": ended.pid, "host": here + "x"}, "training"),  # who knows
+            ({"process": 10**30, "host": here}, "training"),
+            ({"process": -1, "host": here}, "training"),  # would ask all processes
+            ({"process": "1", "host": here}, "training"),
+            ({"process": os.getpid(), "host": here, "stopped": True}, "stopped"),
+            ({"process": os.getpid(), "host": here, "updated": "2030-05-01T11:50:00Z"}, "silent"),
+        ]
+    ):
+        assert read_run(write_run(tmp_path / str(number), progress=report(**changes))).state(NOW) == state
 
 
 def test_silence_is_counted_from_the_last_report(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Flips and errors by hand, and the files that tell of a run."""
 
 import json
+import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -109,11 +111,12 @@ def test_progress_tells_where_it_is_and_what_is_left(tmp_path: Path, monkeypatch
     def told() -> dict[str, object]:
         document = json.loads((tmp_path / "progress.json").read_text())
         assert document.pop("updated").endswith("+00:00")
+        assert (document.pop("process"), document.pop("host")) == (os.getpid(), platform.node())
         return document
 
     with Monitor(tmp_path, 2, 3, "1/1", 100, speaks=True) as monitor:
         monitor.begin(40)  # resumed there
-        start = {"step": 2, "steps": 3, "iteration": 40, "iterations": 100, "eta_s": None}
+        start = {"step": 2, "steps": 3, "iteration": 40, "iterations": 100, "eta_s": None, "stopped": False}
         assert told() == start
         clock[0] += 1
         monitor.advance(45, 0.5)
@@ -122,6 +125,12 @@ def test_progress_tells_where_it_is_and_what_is_left(tmp_path: Path, monkeypatch
         monitor.advance(60, 0.5)
         # 20 iterations took 10 seconds, so the 40 that are left take 20.
         assert told() == start | {"iteration": 60, "eta_s": 20}
+    assert told()["stopped"] is False
+    with pytest.raises(KeyboardInterrupt), Monitor(tmp_path, 2, 3, "1/1", 100, speaks=True) as monitor:
+        monitor.begin(60)
+        monitor.advance(61, 0.5)
+        raise KeyboardInterrupt
+    assert told() == start | {"iteration": 61, "eta_s": 0, "stopped": True}
 
 
 def test_all_processes_but_the_first_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ import torch
 from training.miniature import (
     assert_same_weights,
     complaint,
+    load_json,
     position,
     rows,
     start_training,
@@ -158,6 +159,8 @@ def test_a_stopped_run_says_so_and_goes_on(miniature: Path, number: signal.Signa
     assert complaint(process, status=1) == "stopped; go on with --resume runs/stopped."
     step, iteration = position(run)
     assert step == 1 and 10 <= iteration < 90
+    progress = load_json(run / "progress.json")
+    assert progress["stopped"] is True and progress["iteration"] == iteration
     train(miniature, ["name=stopped", *settings], run)
     train(miniature, ["name=whole", *settings])
     assert_same_weights(run / "step1.safetensors", Path("runs/whole/step1.safetensors"))

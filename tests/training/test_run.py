@@ -1,6 +1,7 @@
 """Whole runs on a miniature of the real data set, in this process."""
 
 import copy
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,9 @@ def test_two_steps_end_in_a_checkpoint_with_its_card_and_a_log(miniature: Path) 
     assert float(log[-1]["lr"]) == pytest.approx(1e-3 * (1 + np.cos(np.pi * 5 / 6)) / 2, rel=1e-5)
 
     progress = load_json(folder / "progress.json")
-    assert progress.keys() == {"step", "steps", "iteration", "iterations", "updated", "eta_s"}
+    counts = {"step", "steps", "iteration", "iterations"}
+    assert progress.keys() == counts | {"updated", "eta_s", "stopped", "process", "host"}
+    assert progress["stopped"] is False and progress["process"] == os.getpid()
     assert [progress[key] for key in ("step", "steps", "iteration", "iterations", "eta_s")] == [2, 2, 6, 6, 0]
     assert list(folder.glob("tensorboard/events.*"))
     left = {path.name for path in folder.iterdir()}
