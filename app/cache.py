@@ -12,10 +12,12 @@ A page asks a question of `analysis` with :func:`ask`; one that takes longer tha
 """
 
 import copy
+import gc
 import hashlib
 import json
 import math
 import os
+import sys
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -186,6 +188,22 @@ HASH: dict[str | type, Any] = {
     Picture: lambda picture: picture.key,
     ImageSet: lambda images: images.key,
 }
+
+
+_modules = 0
+
+
+def settle() -> None:
+    """Take what was imported since the last call out of the garbage collector's sight.
+
+    Streamlit collects garbage after every run. With torch and Plotly in memory that takes a quarter of a second, in which
+    no reader's page goes on; and modules are never garbage.
+    """
+    global _modules
+    if len(sys.modules) > _modules:
+        _modules = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
