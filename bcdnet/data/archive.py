@@ -39,6 +39,10 @@ class EncodedImages:
     def __getitem__(self, index: int, /) -> Image.Image:
         return decode_image(self.files[index]).image
 
+    def identity(self) -> bytes:
+        """All files, in order."""
+        return b"".join(self.files)
+
 
 def read_archive(
     content: bytes, name: str, progress: Callable[[int, int], object] | None = None, most: int = MAX_IMAGES

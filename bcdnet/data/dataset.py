@@ -22,6 +22,10 @@ class ImageSource(Protocol):
 
     def __getitem__(self, index: int, /) -> Image.Image: ...
 
+    def identity(self) -> bytes:
+        """What tells these images from others: the pixels in memory, else the names of their files."""
+        ...
+
 
 @dataclass(frozen=True)
 class ArrayImages:
@@ -34,6 +38,10 @@ class ArrayImages:
 
     def __getitem__(self, index: int, /) -> Image.Image:
         return Image.fromarray(self.pixels[index])
+
+    def identity(self) -> bytes:
+        """All pixels, in order."""
+        return self.pixels.tobytes()
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ class FileImages:
     def __len__(self) -> int:
         return len(self._ends) - 1
 
+    def identity(self) -> bytes:
+        """All names, in order, without the folder: it may be mounted elsewhere."""
+        return b"".join((self._names, self._ends.tobytes()))
+
     def path(self, index: int) -> Path:
         """Where image `index` lies. Raises IndexError outside 0 <= index < len."""
         if not 0 <= index < len(self):

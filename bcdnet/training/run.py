@@ -32,12 +32,14 @@ from bcdnet.training.loop import Lessons, Stopped, accuracy, fit, require_sharea
 from bcdnet.training.recipe import Recipe, RecipeError, Step, load_recipe
 from bcdnet.training.samples import Samples
 from bcdnet.training.state import NotSaved
-from bcdnet.training.teacher import HUGGING_FACE, Teacher, cached_logits, load_teacher
+from bcdnet.training.teacher import HUGGING_FACE, Teacher, kept_logits, load_teacher
 
 #: Ending of the unfinished file that a killed process leaves, see :func:`bcdnet.files.write_atomically`.
 LEFTOVER = ".tmp"
 #: In a run's folder while it is trained: locked, and the number of the process that trains it.
 LOCK = ".lock"
+#: In a run's folder until it is finished: what the teacher says of every image, see ``teacher_cache``.
+ANSWERS = "teacher.safetensors"
 #: How long a process waits for what the first one has written; disks of a network may show it late.
 SHARED_SECONDS = 60.0
 
@@ -208,6 +210,8 @@ class _Run:
                 self.fabric.barrier()
             if self.fabric.is_global_zero:
                 (self.folder / f"step{number}.ckpt").unlink(missing_ok=True)
+        if self.fabric.is_global_zero:
+            (self.folder / ANSWERS).unlink(missing_ok=True)
         assert network is not None
         return {"run": str(self.folder), "checkpoint": str(path), "metrics": network.card["metrics"]}
 
@@ -231,7 +235,11 @@ class _Run:
         if self.teacher is None:
             return None
         teacher = self.teacher.to(self.fabric.device)
-        return cached_logits(teacher, self.train, self.preprocess) if self.recipe.teacher_cache else teacher
+        if not self.recipe.teacher_cache:
+            return teacher
+        assert self.recipe.teacher is not None
+        digest, first = self.inputs[self.recipe.teacher], self.fabric.is_global_zero
+        return kept_logits(self.folder / ANSWERS, digest, teacher, self.train, self.preprocess, first)
 
     def _card(self, step: Step) -> dict[str, Any]:
         return {

@@ -1,17 +1,23 @@
 """Teachers, whose softmax ``fc_dist`` learns: a checkpoint of ours, or any image classifier of Hugging Face."""
 
+import hashlib
+import json
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from bcdnet.checkpoint import listing, load
 from bcdnet.data import Dataset, Preprocess
 from bcdnet.evaluate import model_preprocess
 from bcdnet.training.samples import Samples
+from bcdnet.training.state import write_or_stop
 
 #: What names a Hugging Face model in a recipe: ``hf:NAME`` or ``hf:FOLDER``.
 HUGGING_FACE = "hf:"
@@ -132,14 +138,71 @@ def _hugging_face(source: str, ours: Preprocess) -> tuple[Teacher, int]:
     return Teacher(_Logits(network), ours, mean, std, size), int(network.config.num_labels)
 
 
+def kept_logits(path: Path, digest: str, teacher: Teacher, dataset: Dataset, how: Preprocess, makes: bool) -> Tensor:
+    """:func:`cached_logits` from a file of a run, which one process makes once for all that train, now or resumed.
+
+    Args:
+        path: of the file.
+        digest: of the teacher's weights.
+        teacher, dataset, how: as for :func:`cached_logits`.
+        makes: False for the processes that wait for the file.
+
+    Raises:
+        TeacherError: it would not fit into the memory.
+        NotSaved: the disk does not take it.
+    """
+    whole = hashlib.sha256(json.dumps([digest, dataset.name, dataset.classes, how.to_dict()]).encode())
+    whole.update(dataset.labels.tobytes() + dataset.images.identity())
+    size = 2 * len(dataset) * len(dataset.classes) * 4
+    while (logits := _read_logits(path, whole.hexdigest())) is None:
+        if not makes:
+            time.sleep(1)
+            continue
+        free = _free_memory()
+        if free is not None and 2 * size > free:  # once as numbers and once as the file's content
+            raise TeacherError(
+                f"teacher_cache takes {size / 1e9:,.1f} GB, and as much again while it is written, but only "
+                f"{free / 1e9:,.1f} GB of memory are free; leave it out."
+            )
+        print(
+            f"the teacher answers in advance for {len(dataset):,} images and their mirror images: {size / 1e6:,.1f} MB",
+            file=sys.stderr,
+        )
+        answers = cached_logits(teacher, dataset, how)
+        write_or_stop(path, safetensors.torch.save({"logits": answers}, {"digest": whole.hexdigest()}))
+    return logits
+
+
+def _read_logits(path: Path, digest: str) -> Tensor | None:
+    try:
+        with safe_open(path, "pt") as file:
+            same = (file.metadata() or {}).get("digest") == digest
+            return file.get_tensor("logits") if same else None
+    except (OSError, SafetensorError):
+        return None  # not there, or damaged
+
+
+def _free_memory() -> int | None:
+    """Bytes that can be had without swapping; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
 @torch.inference_mode()
 def cached_logits(teacher: Teacher, dataset: Dataset, preprocess: Preprocess, batch_size: int = 250) -> Tensor:
     """Logits (2, N, K) of every image as it is and mirrored, so that the teacher runs once, not once an epoch."""
     samples = Samples(dataset, preprocess)
     device = teacher.scale.device
-    both = []
+    answers: Tensor | None = None
     for start in range(0, len(dataset), batch_size):
         keys = [(0, index) for index in range(start, min(start + batch_size, len(dataset)))]
         images = samples.__getitems__(keys).images.to(device)
-        both.append(torch.stack([teacher(images), teacher(images.flip(-1))]).float().cpu())
-    return torch.cat(both, 1).clone()
+        both = torch.stack([teacher(images), teacher(images.flip(-1))]).float().cpu()
+        if answers is None:  # made once, as it may take half the memory
+            answers = both.new_empty(2, len(dataset), both.shape[-1])
+        answers[:, start : start + len(keys)] = both
+    assert answers is not None
+    return answers

@@ -28,7 +28,7 @@ from training.miniature import (
 
 import bcdnet
 from bcdnet import kernels
-from bcdnet.training import loop, monitor
+from bcdnet.training import loop, monitor, teacher
 from bcdnet.training.loop import Diverged
 from bcdnet.training.monitor import Monitor
 from bcdnet.training.recipe import RecipeError
@@ -135,6 +135,21 @@ def test_whatever_the_settings_a_resumed_step_ends_the_same(
     assert untimed(Path("runs/whole")) == untimed(Path("runs/cut"))
 
 
+def test_a_resumed_run_reads_what_the_teacher_said(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(miniature, ["name=teacher", *SHORT])
+    settings = ["teacher=runs/teacher/step1.safetensors", "teacher_cache=true", *SHORT]
+    train(miniature, ["name=whole", *settings])
+    with monkeypatch.context() as patch:
+        at_iteration(patch, 8, pull)
+        with pytest.raises(Pulled):
+            train(miniature, ["name=cut", *settings])
+    assert Path("runs/cut/teacher.safetensors").exists()
+    monkeypatch.setattr(teacher, "cached_logits", lambda *_: pytest.fail("the teacher is asked again"))
+    train(miniature, ["name=cut", *settings], Path("runs/cut"))
+    assert_same_weights(Path("runs/whole/step1.safetensors"), Path("runs/cut/step1.safetensors"))
+    assert not list(Path("runs").glob("*/teacher.safetensors"))
+
+
 def test_a_run_killed_between_its_folder_and_its_record_can_be_started_again(miniature: Path) -> None:
     folder = Path("runs/tiny")
     folder.mkdir(parents=True)
@@ -236,11 +251,11 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(
 
 def test_a_run_that_diverges_from_the_start_is_one_sentence(miniature: Path) -> None:
     train(miniature, ["name=teacher", *SHORT])
-    teacher = bcdnet.load("runs/teacher/step1.safetensors")
+    poison = bcdnet.load("runs/teacher/step1.safetensors")
     with torch.no_grad():
-        teacher.fc.weight.mul_(1e38).mul_(10)
-        teacher.fc.weight.clamp_(-3e38, 3e38)  # finite, but its logits are not
-    bcdnet.save(teacher, "poison.safetensors", teacher.card)
+        poison.fc.weight.mul_(1e38).mul_(10)
+        poison.fc.weight.clamp_(-3e38, 3e38)  # finite, but its logits are not
+    bcdnet.save(poison, "poison.safetensors", poison.card)
     process = start_training("tiny.yaml", "--set", "teacher=poison.safetensors")
     sentence = complaint(process, status=1)
     assert sentence.startswith("the loss is not a number any more at iteration 3; nothing was saved before.")

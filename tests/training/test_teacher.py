@@ -1,6 +1,7 @@
 """Teachers: other normalisations and sizes, checkpoints of ours, image classifiers of Hugging Face."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from training.miniature import TRAINING
 import bcdnet
 from bcdnet import cli
 from bcdnet.data import FASHION_MNIST, ArrayImages, Dataset, Preprocess, fashion_mnist
+from bcdnet.training import teacher as teachers
 from bcdnet.training.run import train
 from bcdnet.training.teacher import Teacher, TeacherError, cached_logits, load_teacher
 
@@ -71,6 +73,42 @@ def test_cached_logits_are_of_each_image_and_its_mirror() -> None:
     logits = cached_logits(Teacher(Echo(), OURS, OURS.mean, OURS.std), data, OURS, batch_size=2)
     images = OURS.batch(pixels)
     assert torch.equal(logits, torch.stack([images.flatten(1), images.flip(-1).flatten(1)]))
+
+
+def test_answers_are_kept_for_this_teacher_and_these_images_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4), np.uint8)
+    data = Dataset("noise", ("a",) * 16, ArrayImages(pixels), np.zeros(5, np.int64))
+    other = replace(data, images=ArrayImages(255 - pixels))
+    echo, path, asked = Teacher(Echo(), OURS, OURS.mean, OURS.std), tmp_path / "answers", []
+
+    def answers(digest: str, images: Dataset, how: Preprocess = OURS, makes: bool = True) -> torch.Tensor:
+        asked.clear()
+        return teachers.kept_logits(path, digest, echo, images, how, makes)
+
+    ask = teachers.cached_logits
+    monkeypatch.setattr(teachers, "cached_logits", lambda *arguments: asked.append(1) or ask(*arguments))
+    expected = ask(echo, data, OURS)
+    assert torch.equal(answers("one", data), expected) and asked
+    said = capsys.readouterr().err
+    assert said == "the teacher answers in advance for 5 images and their mirror images: 0.0 MB\n"
+    assert torch.equal(answers("one", data, makes=False), expected) and not asked
+    assert capsys.readouterr().err == ""
+    assert torch.equal(answers("one", other), ask(echo, other, OURS)) and asked
+    for digest, images, how in (("two", other, OURS), ("two", data, OURS), ("two", data, replace(OURS, mean=(0.0,)))):
+        answers(digest, images, how)
+        assert asked
+    path.write_bytes(path.read_bytes()[:-1])
+    assert torch.equal(answers("one", data), expected) and asked
+    path.unlink()
+    # 2 x 5 x 16 numbers of four bytes, and as many again.
+    monkeypatch.setattr(teachers, "_free_memory", lambda: 1279)
+    with pytest.raises(TeacherError, match=r"teacher_cache takes 0\.0 GB.*leave it out\."):
+        answers("one", data)
+    assert not asked and not path.exists()
+    monkeypatch.setattr(teachers, "_free_memory", lambda: 1280)
+    assert torch.equal(answers("one", data), expected)
 
 
 def checkpoint(folder: Path, how: Preprocess, **changes: object) -> Path:
