@@ -1,6 +1,6 @@
 """What several test files share: a folder of tiny checkpoints with random weights, and no network."""
 
-import ipaddress
+import importlib
 import os
 import socket
 from collections.abc import Iterator
@@ -18,18 +18,16 @@ from bcdnet.data.fashion_mnist import CLASSES
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network() -> Iterator[None]:
-    """Connections beyond this machine fail, so that no test can come to depend on one."""
-    connect = socket.socket.connect
+    """Connections of Python beyond this machine fail, here and in programs that tests start: none can come to need one.
 
-    def guarded(self: socket.socket, address: Any) -> None:
-        far = self.family in (socket.AF_INET, socket.AF_INET6) and address[0] != "localhost"
-        if far and not ipaddress.ip_address(address[0]).is_loopback:
-            raise OSError(f"the tests have no network, so none of them may connect to {address[0]}")
-        connect(self, address)
-
+    See ``offline/sitecustomize.py``.
+    """
     patch = pytest.MonkeyPatch()
-    patch.setattr(socket.socket, "connect", guarded)
-    patch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
+    patch.setattr(socket.socket, "connect", socket.socket.connect)  # put back in the end
+    importlib.import_module("offline.sitecustomize")
+    offline = str(Path(__file__).parent / "offline")
+    patch.setenv("PYTHONPATH", offline, prepend=os.pathsep)
+    patch.setenv("HF_HUB_OFFLINE", "1")
     yield
     patch.undo()
 

@@ -2,6 +2,8 @@
 
 import re
 import socket
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -69,3 +71,12 @@ def test_every_dependency_is_pinned() -> None:
 def test_tests_have_no_network() -> None:
     with pytest.raises(OSError, match="none of them may connect"):
         socket.create_connection(("192.0.2.1", 80), timeout=1)
+
+
+def test_programs_that_tests_start_have_no_network_either() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as here:
+        for address, reached in ((here.getsockname(), True), (("192.0.2.1", 9), False)):
+            code = f"import socket; socket.create_connection({address!r}, timeout=5)"
+            child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+            assert (child.returncode == 0) == reached, child.stderr
+            assert ("none of them may connect to 192.0.2.1" in child.stderr) != reached
