@@ -196,8 +196,8 @@ _modules = 0
 def settle() -> None:
     """Take what was imported since the last call out of the garbage collector's sight.
 
-    Streamlit collects garbage after every run. With torch and Plotly in memory that takes a quarter of a second, in which
-    no reader's page goes on; and modules are never garbage.
+    Streamlit collects garbage after every run. With torch and Plotly in memory that takes a quarter of a second, in
+    which no reader's page goes on; and modules are never garbage.
     """
     global _modules
     if len(sys.modules) > _modules:

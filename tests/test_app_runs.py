@@ -25,6 +25,10 @@ def folder(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path / "own"
 
 
+#: The tab with a chart for each kind of binary weight.
+KINDS = "By branch and kind of binary weight"
+
+
 def now(seconds_ago: float = 0) -> str:
     return (datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds_ago)).isoformat()
 
@@ -64,7 +68,7 @@ def where(at: AppTest) -> list[list[float]]:
 def test_curves_of_several_runs_lie_over_each_other(folder: Path) -> None:
     write_run(folder / "a")
     write_run(folder / "b", log=NEW.replace("0.016", "0.015"), steps=2)
-    at = open_page()
+    at = open_page(runs_tab=KINDS)
     assert at.multiselect(key="runs").value == ["own/a", "own/b"]
     assert titles(at) == [
         "Training loss",
@@ -87,7 +91,7 @@ def test_curves_of_several_runs_lie_over_each_other(folder: Path) -> None:
 
 def test_what_is_seen_is_also_said(folder: Path) -> None:
     write_run(folder / "a")
-    at = open_page()
+    at = open_page(runs_tab=KINDS)
     assert all(element.proto.alt for kind in ("plotly_chart", "arrow_data_frame") for element in at.get(kind))
     assert "own/a 6.25%" in at.get("plotly_chart")[2].proto.alt
     kinds = ("multiselect", "text_input", "button", "button_group", "toggle", "download_button")
@@ -100,10 +104,12 @@ def test_what_a_log_lacks_is_not_drawn_but_said(folder: Path) -> None:
     at = open_page()
     assert titles(at) == ["Training loss", "Top-1 on the test set (%)"]
     assert "Not drawn: *Binary weights flipped since the row before* and *Binarization error" in said(at)
-    assert not at.main.get("button_group")  # nothing to choose: the log has no iterations and no kinds
+    assert not at.main.get("button_group")  # nothing to choose: the log has no iterations
     assert "flips" not in at.dataframe[0].value
+    at = open_page(runs_tab=KINDS)
+    assert len(titles(at)) == 2 and "tells the kinds of binary weights apart" in at.info[0].value
     write_run(folder / "new")
-    at = open_page()
+    at = open_page(runs_tab=KINDS)
     assert said(at).count("No line for own/old: not in the log.") == 2  # flips and error
     assert "The log of own/old does not tell kinds apart." in said(at)
 
@@ -114,6 +120,10 @@ def test_epochs_or_iterations(folder: Path) -> None:
     assert where(at) == [[1, 1], [2]]
     at.main.get("button_group")[0].set_value("iterations").run()
     assert where(at) == [[100, 200], [300]]
+    assert at.query_params["runs_over"] == "iterations"
+    again = open_page(runs_over="iterations", runs_tab=KINDS, runs_measure="flips")
+    assert where(again) == [[100, 200], [300]]
+    assert again.get("plotly_chart")[-1].proto.alt.startswith("point branch over iterations; at the end: own/a 12.50%")
 
 
 def test_a_run_is_followed_while_it_trains_and_named_when_it_falls_silent(folder: Path) -> None:
@@ -142,7 +152,7 @@ def test_rows_that_are_written_while_one_looks_are_drawn(folder: Path) -> None:
     assert "left" not in at.get("progress")[0].proto.text
     (folder / "live" / "log.csv").write_text(NEW)
     read_again(at)
-    assert len(titles(at)) == 6
+    assert len(titles(at)) == 4
 
 
 def test_runs_that_train_are_shown_first(folder: Path) -> None:
@@ -162,7 +172,7 @@ def test_a_damaged_run_is_one_sentence_beside_the_others(folder: Path) -> None:
         "folder.",
         "odd/progress.json is no report of a run that trains; remove it if the run has ended.",
     ]
-    assert len(titles(at)) == 6
+    assert len(titles(at)) == 4
 
 
 def test_a_typed_folder_takes_the_place_of_the_usual_one(folder: Path, tmp_path: Path) -> None:
@@ -175,7 +185,7 @@ def test_a_typed_folder_takes_the_place_of_the_usual_one(folder: Path, tmp_path:
     assert at.query_params["runs"] == "else/x%2C%20y"
     # The address restores folder and runs, although a comma parts names there.
     again = open_page(**{name: at.query_params[name] for name in ("folder", "runs")})
-    assert again.multiselect(key="runs").value == ["else/x%2C%20y"] and len(titles(again)) == 6
+    assert again.multiselect(key="runs").value == ["else/x%2C%20y"] and len(titles(again)) == 4
     again.text_input(key="folder").set_value(str(tmp_path / "else" / "x, y")).run()  # a run itself
     assert again.multiselect(key="runs").options == ["else/x, y"]
     again.text_input(key="folder").set_value(str(tmp_path / "nowhere")).run()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from analysis import runs as logs
@@ -22,6 +23,9 @@ _FIRST = 3
 _WIDTH = 450
 #: States of runs whose files may change at any time.
 _LIVE = ("training", "silent")
+
+#: What there is below the charts; the second is drawn when it is opened.
+_TABS = ["Where each log ends", "By branch and kind of binary weight"]
 
 #: Words for strokes; an unknown precision gets the last.
 _STROKES = {"dot": "dotted", "solid": "solid", "dash": "dashed", "dashdot": "dash-dotted"}
@@ -124,9 +128,8 @@ def _legend(chosen: Sequence[Run], colors: Mapping[str, str]) -> None:
     st.caption(f"Strokes tell the bits of weights/activations in a step: {', '.join(told)}.")
 
 
-def _draw(curve: _Curve, chosen: Sequence[Run], colors: Mapping[str, str], x: str) -> None:
+def _draw(curve: _Curve, data: pd.DataFrame, chosen: Sequence[Run], colors: Mapping[str, str], x: str) -> None:
     """A chart with what it shows in words, and the runs that it lacks."""
-    data = logs.curves(chosen, curve.column).dropna(subset=x)
     thin = None if curve.thin is None else logs.curves(chosen, curve.thin).dropna(subset=x)
     last = data.groupby("run", sort=False).value.last()
     ends = ", ".join(f"{name} {value:{curve.form}}{curve.unit}" for name, value in last.items())
@@ -164,9 +167,10 @@ def _draw_all(curves: Sequence[_Curve], chosen: Sequence[Run], colors: Mapping[s
     row = st.container(horizontal=True, gap="medium")
     absent = []
     for curve in curves:
-        if len(logs.curves(chosen, curve.column).dropna(subset=x)):
+        data = logs.curves(chosen, curve.column).dropna(subset=x)
+        if len(data):
             with row.container(width=_WIDTH):
-                _draw(curve, chosen, colors, x)
+                _draw(curve, data, chosen, colors, x)
         else:
             absent.append(curve)
     return absent
@@ -177,21 +181,21 @@ def _over(chosen: Sequence[Run]) -> str:
     axes = [x for x in ("epochs", "iterations") if any(run.log[x].notna().any() for run in chosen)]
     if len(axes) < 2:
         return axes[0] if axes else "epochs"
-    return st.segmented_control(
+    chosen = state.valid("runs_over", axes, axes[0])
+    st.segmented_control(
         "Over",
         axes,
-        default=axes[0],
         required=True,
         key="runs_over",
-        persist_state="session",
         help="Epochs, passes over the training data, or iterations, updates of the weights; counted over all steps.",
     )
+    return chosen
 
 
 def _draw_kinds(chosen: Sequence[Run], kinds: Sequence[str], colors: Mapping[str, str], x: str) -> None:
-    st.subheader("By kind of binary weight")
-    measure = st.segmented_control(
-        "Measure", ["error", "flips"], default="error", required=True, key="runs_measure", persist_state="session",
+    measure = state.valid("runs_measure", ["error", "flips"], "error")
+    st.segmented_control(
+        "Measure", ["error", "flips"], required=True, key="runs_measure",
         format_func=lambda name: {"error": "binarization error", "flips": "flips"}[name],
         help="The mean of |W − α sign W| (Eq. 23), or the share of weights whose sign changed since the row before.",
     )  # fmt: skip
@@ -207,7 +211,6 @@ def _draw_kinds(chosen: Sequence[Run], kinds: Sequence[str], colors: Mapping[str
 
 
 def _table(chosen: Sequence[Run]) -> None:
-    st.subheader("Where each log ends")
     now = _now()
     words.badge("measured", "the last row of each log")
     table = logs.last_rows(chosen)
@@ -326,9 +329,16 @@ if drawn:
     if absent := _draw_all(_CURVES, drawn, colors, x):
         titles = " and ".join(f"*{curve.title}*" for curve in absent)
         st.caption(f":material/info: Not drawn: {titles}. No log of the chosen runs has it; older logs lack some.")
-    if kinds := logs.kinds(drawn):
-        _draw_kinds(drawn, kinds, colors, x)
-    _table(drawn)
+    state.valid("runs_tab", _TABS, _TABS[0])
+    ends, by_kind = st.tabs(_TABS, key="runs_tab", on_change=state.remember)
+    with ends:
+        _table(drawn)
+    if by_kind.open:
+        with by_kind:
+            if kinds := logs.kinds(drawn):
+                _draw_kinds(drawn, kinds, colors, x)
+            else:
+                st.info("No log of the chosen runs tells the kinds of binary weights apart; older logs do not.")
 
 words.misleads(
     "The training loss holds label smoothing and the teacher's part, if there is one, so losses of other recipes do "

@@ -63,8 +63,18 @@ def test_epochs_count_those_of_the_start(tmp_path: Path) -> None:
 
 
 def test_mean_and_deviation_by_hand(folder: Path) -> None:
-    row = summarise(read_results(folder)).set_index(["model", "precision"]).loc["bcdnet_a", "1/1"]
-    assert row.seeds == 3 and row["mean"] == pytest.approx(90.4) and row["sd"] == pytest.approx(0.4)
+    rows = summarise(read_results(folder)).set_index(["model", "precision"])
+    row = rows.loc["bcdnet_a", "1/1"]
+    assert row.seeds == (0, 1, 2) and row["mean"] == pytest.approx(90.4) and row["sd"] == pytest.approx(0.4)
+    assert row.over == "seeds" and (row.difference, row.low, row.high) == pytest.approx(
+        welch(pd.Series([90.0, 90.4, 90.8]), pd.Series([89.0, 89.2, 89.4]))
+    )
+    # One seed against the first of the others: 90 and 89 % of 10,000 images each, taken as independent.
+    row = rows.loc["bcdnet_a_pss", "1/1"]
+    assert row.seeds == (0,) and np.isnan(row["sd"]) and row.over == "images" and row.difference == pytest.approx(1)
+    # Variance (0.9 * 0.1 + 0.89 * 0.11) / 10,000 = 1.879e-5, error 0.433474 points.
+    assert row.high - 1 == pytest.approx(1.959964 * 0.433474, rel=1e-4) and row.low == pytest.approx(2 - row.high)
+    assert np.isnan(rows.loc["reactnet_a", "1/1"].difference) and rows.loc["reactnet_a", "1/1"].over == ""
 
 
 def test_interval_over_seeds_by_hand() -> None:
