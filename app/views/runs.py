@@ -181,7 +181,7 @@ def _over(chosen: Sequence[Run]) -> str:
     axes = [x for x in ("epochs", "iterations") if any(run.log[x].notna().any() for run in chosen)]
     if len(axes) < 2:
         return axes[0] if axes else "epochs"
-    chosen = state.valid("runs_over", axes, axes[0])
+    x = state.valid("runs_over", axes, axes[0])
     st.segmented_control(
         "Over",
         axes,
@@ -189,7 +189,7 @@ def _over(chosen: Sequence[Run]) -> str:
         key="runs_over",
         help="Epochs, passes over the training data, or iterations, updates of the weights; counted over all steps.",
     )
-    return chosen
+    return x
 
 
 def _draw_kinds(chosen: Sequence[Run], kinds: Sequence[str], colors: Mapping[str, str], x: str) -> None:
