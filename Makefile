@@ -31,11 +31,14 @@ lint: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-bench: $(VENV)/.ready-bench
+CHROMIUM = $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+
+bench: $(VENV)/.ready-bench $(VENV)/.ready-dev
 	$(VENV)/bin/python -m benchmarks.layers $(if $(QUICK),--quick)
 	$(VENV)/bin/python -m benchmarks.networks $(if $(QUICK),--quick)
 	$(VENV)/bin/python -m benchmarks.training $(if $(QUICK),--quick)
 	$(VENV)/bin/python -m benchmarks.agreement $(if $(QUICK),--images 500)
+	$(if $(CHROMIUM),PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.dashboard $(if $(QUICK),--quick),@echo "Chromium is not installed: the dashboard is not timed.")
 	$(VENV)/bin/python -m benchmarks.report
 
 sanitize: $(VENV)/.ready-dev

@@ -82,17 +82,20 @@ def binarize_weight(weight: Tensor) -> Tensor:
     return _WeightSign.apply(weight, weight_scale(weight))
 
 
-# The name says the type: compiled code is kept on disk by names, and code for another type would read beyond the sums.
-@torch.library.custom_op("bcdnet::sign_conv2d_int16", mutates_args=())
-def _sign_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    return kernels.sign_conv2d(x, weight, stride, torch.get_num_threads())
+# Sums as 256 * high + low: they are kept for the backward pass, and the compiler has vectors of bytes, not of 16 bits. The
+# name says the types: compiled code is kept on disk by names, and code for others would read beyond the sums.
+@torch.library.custom_op("bcdnet::sign_conv2d_int8_uint8", mutates_args=())
+def _sign_conv2d(x: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    sums = kernels.sign_conv2d(x, weight, stride, torch.get_num_threads()).permute(0, 3, 1, 2)
+    return (sums >> 8).to(torch.int8), sums.to(torch.uint8)
 
 
 @_sign_conv2d.register_fake
-def _(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+def _(x: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     n, _, height, width = x.shape
-    shape = (n, -(-height // stride), -(-width // stride), weight.shape[0])
-    return x.new_empty(shape, dtype=torch.int16)
+    shape = (n, weight.shape[0], -(-height // stride), -(-width // stride))
+    sums = torch.empty(shape, device=x.device, memory_format=torch.channels_last)
+    return sums.to(torch.int8), sums.to(torch.uint8)
 
 
 class _BinaryConv2d(torch.autograd.Function):
@@ -100,7 +103,8 @@ class _BinaryConv2d(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, stride: int) -> Tensor:
         ctx.save_for_backward(x.to(torch.int8), weight, scale)  # +-1, in a quarter of the memory
         ctx.stride = stride
-        return (_sign_conv2d(x, weight, stride) * scale.flatten()).permute(0, 3, 1, 2)
+        high, low = _sign_conv2d(x, weight, stride)
+        return high.to(x.dtype).mul_(256).add_(low).mul_(scale.view(1, -1, 1, 1))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:

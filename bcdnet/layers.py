@@ -201,7 +201,10 @@ class Repeat(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, times * C, H, W)."""
-        return torch.cat([x] * self.times, 1)
+        repeated = torch.cat([x] * self.times, 1)
+        # Compiled, copies of one tensor lose the order of its memory, channels last, and all that follows would with them.
+        channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        return repeated.contiguous(memory_format=torch.channels_last) if channels_last else repeated
 
 
 class Fold(nn.Module):

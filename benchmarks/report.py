@@ -181,6 +181,20 @@ def training_tables(document: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def dashboard_tables(document: Mapping[str, Any]) -> dict[str, str]:
+    """Blocks "dashboard" and "conditions-dashboard"."""
+    kinds = {"first_paint": "first paint", "first_visit": "first visit", "next_visit": "next visit", "click": "a click"}
+    body = []
+    for name, found in document["pages"].items():
+        cells = (f"{found[kind]['median']:.2f} ({found[kind]['p95']:.2f})" if kind in found else "–" for kind in kinds)
+        body.append([name, *cells, found.get("click_on", "–")])
+    rounds = len(next(iter(document["pages"].values()))["first_paint"]["all"])
+    return {
+        "dashboard": table(["page", *kinds.values(), "clicked on"], body),
+        "conditions-dashboard": f"{conditions(document)} {rounds} rounds, two clicks in each.",
+    }
+
+
 def _with_range(found: Mapping[str, Any], unit: float, form: str) -> str:
     median, least, most = (
         form.format(value / unit) for value in (found["median"], min(found["all"]), max(found["all"]))
@@ -293,13 +307,13 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of JSON files")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of benchmarks.md")
     arguments = parser.parse_args()
-    networks, layers, agreement, training = (
+    networks, layers, agreement, training, dashboard = (
         json.loads((arguments.results / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("networks", "layers", "agreement", "training")
+        for name in ("networks", "layers", "agreement", "training", "dashboard")
     )
     page = arguments.docs / "benchmarks.md"
     blocks = network_tables(networks) | layer_tables(layers) | agreement_tables(agreement)
-    blocks |= training_tables(training)
+    blocks |= training_tables(training) | dashboard_tables(dashboard)
     text = fill(page.read_text(encoding="utf-8"), blocks)
     write_atomically(arguments.docs / "benchmarks.svg", draw(networks, layers))
     write_atomically(page, text.encode())

@@ -93,6 +93,24 @@ def network(kind: str) -> Network:
     return model
 
 
+def batch() -> tuple[Tensor, Tensor]:
+    """Random images (N, 3, H, W) and labels (N,), the same for all."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(BATCH, 3, SIZE, SIZE, generator=generator)
+    return images, torch.randint(CLASSES, (BATCH,), generator=generator)
+
+
+@torch.no_grad()
+def beginning(kind: str) -> Tensor:
+    """What comes out of the first three units in training mode, (N, 64, 56, 56)."""
+    model = network(kind).train()
+    Learner(model, 0.1, compiled=False)
+    first = nn.Sequential(model.stem, *list(model.units)[:3])
+    found = (torch.compile(first) if kind.endswith("compiled") else first)(batch()[0])
+    assert isinstance(found, Tensor)
+    return found
+
+
 def trainer(kind: str) -> Callable[[], float]:
     """A function that trains one step on the same random batch and returns its loss."""
     model = network(kind).train()
@@ -100,9 +118,7 @@ def trainer(kind: str) -> Callable[[], float]:
     if kind == "published":
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=kind != "published")
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(BATCH, 3, SIZE, SIZE, generator=generator)
-    labels = torch.randint(CLASSES, (BATCH,), generator=generator)
+    images, labels = batch()
 
     def step() -> float:
         optimizer.zero_grad()
@@ -149,16 +165,17 @@ def main() -> None:
         document: dict[str, Any] = {"machine": machine(), "batch": BATCH, "image_size": SIZE, "threads": 2}
         steps = {kind: trainer(kind) for kind in KINDS}
         losses = {kind: step() for kind, step in steps.items()}
-        document["losses"] = losses
-        # Fused arithmetic rounds otherwise, so a few bits of a random network flip and move its loss by per mille;
-        # the network without binarization shows that the check tells another network apart.
-        for kind, tolerance, same in (
-            ("ours", 1e-5, True),
-            ("ours, compiled", 0.01, True),
-            ("unbinarized", 0.01, False),
-        ):
-            if (abs(losses[kind] - losses["published"]) <= tolerance * losses["published"]) != same:
-                raise SystemExit(f"The formulations disagree: {losses}.")
+        if abs(losses["ours"] - losses["published"]) > 1e-5 * losses["published"]:
+            raise SystemExit(f"The formulations disagree in their losses: {losses}.")
+        # Compiled code rounds otherwise, so a few bits of a random network flip, and each flips more further on: what
+        # compares is its beginning. The network without binarization shows that this tells another network apart.
+        beginnings = {kind: beginning(kind) for kind in KINDS}
+        differing = {kind: float(((found - beginnings["published"]).abs() > 1e-3).float().mean())
+                     for kind, found in beginnings.items()}  # fmt: skip
+        for kind, share in differing.items():
+            if share < 0.5 if kind.startswith("unbinarized") else share > 0.01:
+                raise SystemExit(f"The formulations disagree, or nothing is told apart: {differing}.")
+        document["losses"], document["differing_after_three_units"] = losses, differing
         times: dict[str, list[float]] = {kind: [] for kind in KINDS}
         for step in steps.values():
             step()

@@ -69,13 +69,13 @@ def chromium() -> str:
 
 
 @contextmanager
-def serving() -> Iterator[str]:
-    """The address of the real server with the shipped models, on a free port."""
+def serving(script: str = "app/main.py") -> Iterator[str]:
+    """The address of the real server with the shipped models, or of another script's, on a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as empty:
-        command = [sys.executable, "-m", "streamlit", "run", "app/main.py"]
+        command = [sys.executable, "-m", "streamlit", "run", script]
         server = subprocess.Popen(
             [*command, "--server.port", str(port), "--server.address", "127.0.0.1"],
             cwd=ROOT,
