@@ -82,8 +82,8 @@ def binarize_weight(weight: Tensor) -> Tensor:
     return _WeightSign.apply(weight, weight_scale(weight))
 
 
-# Sums as 256 * high + low: they are kept for the backward pass, and the compiler has vectors of bytes, not of 16 bits. The
-# name says the types: compiled code is kept on disk by names, and code for others would read beyond the sums.
+# Sums as 256 * high + low: they are kept for the backward pass, and the compiler has vectors of bytes, not of 16 bits.
+# The name says the types: compiled code is kept on disk by names, and code for others would read beyond the sums.
 @torch.library.custom_op("bcdnet::sign_conv2d_int8_uint8", mutates_args=())
 def _sign_conv2d(x: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     sums = kernels.sign_conv2d(x, weight, stride, torch.get_num_threads()).permute(0, 3, 1, 2)

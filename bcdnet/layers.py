@@ -202,7 +202,7 @@ class Repeat(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, times * C, H, W)."""
         repeated = torch.cat([x] * self.times, 1)
-        # Compiled, copies of one tensor lose the order of its memory, channels last, and all that follows would with them.
+        # Compiled, copies of one tensor lose the order of its memory, channels last, and so would all that follows.
         channels_last = x.is_contiguous(memory_format=torch.channels_last)
         return repeated.contiguous(memory_format=torch.channels_last) if channels_last else repeated
 
