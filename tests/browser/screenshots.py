@@ -1,12 +1,13 @@
-"""Takes the pictures of ``docs/views.md``, each page as a newcomer finds it: ``make screenshots``."""
+"""Takes the pictures of ``docs/views.md``, each page as a newcomer finds it, then its tabs: ``make screenshots``."""
 
 import io
+import re
 import sys
 from pathlib import Path
 
 from browser.dashboard import FLAGS, PAGES, READY, ROOT, chromium, serving
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from bcdnet.files import write_atomically
 
@@ -15,13 +16,23 @@ FOLDER = ROOT / "docs" / "views"
 WIDTH, HEIGHT, COLOURS = 1400, 1000, 128
 
 
-def file_name(page: str) -> str:
-    """Of a page's picture: "Branch ledger" -> "branch-ledger.png"."""
-    return f"{page.lower().replace(' ', '-')}.png"
+#: Page -> its tabs that get a picture of their own.
+TABS = {
+    "Sampling patterns": ("Back to the image", "How tokens are rebuilt", "Without wrap-round"),
+    "Attribution": ("Is it faithful?", "Randomised", "Surrogate meter", "Grid", "Two models"),
+    "Branch ledger": ("Accuracy", "Every branch alone", "Shares"),
+    "Binarization error": ("Margins", "Thresholds", "Fewest flips", "Information"),
+    "Training runs": ("By branch and kind of binary weight",),
+}
+
+
+def file_name(*names: str) -> str:
+    """Of a picture: "Branch ledger", "Shares" -> "branch-ledger-shares.png"."""
+    return f"{'-'.join(re.findall(r'[a-z]+', ' '.join(names).lower()))}.png"
 
 
 def main(folder: Path = FOLDER, theme: str = "light") -> None:
-    """One picture for every page, of what fits a window."""
+    """One picture for every page, of what fits a window, and one for each of its tabs."""
     folder.mkdir(exist_ok=True)
     with serving() as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
@@ -30,14 +41,33 @@ def main(folder: Path = FOLDER, theme: str = "light") -> None:
         for name, (text, charts) in PAGES.items():
             page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
             page.wait_for_function(READY, arg=[name, text, charts], polling=50, timeout=120_000)
-            page.wait_for_timeout(2000)  # fonts, what fades in, and jobs that begin by themselves
-            expect(page.get_by_role("button", name="Cancel")).to_have_count(0, timeout=120_000)
-            with Image.open(io.BytesIO(page.screenshot())) as shot:
-                stream = io.BytesIO()
-                shot.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
-            write_atomically(folder / file_name(name), stream.getvalue())
-            print(f"{folder.name}/{file_name(name)}: {len(stream.getvalue()) >> 10} KB", file=sys.stderr)
+            settled(page)
+            save(folder / file_name(name), page.screenshot())
+            for tab in TABS.get(name, ()):
+                page.get_by_test_id("stMain").get_by_role("tab", name=tab, exact=True).click()
+                settled(page)
+                for ask in page.get_by_role("button", name="Compute it").all():
+                    ask.click()
+                    settled(page)
+                panel = page.locator("[data-testid=stTabs]", has=page.get_by_role("tab", name=tab, exact=True)).last
+                save(folder / file_name(name, tab), panel.screenshot())
         browser.close()
+
+
+def settled(page: Page) -> None:
+    """Wait for fonts, what fades in, and jobs that begin by themselves."""
+    page.wait_for_timeout(2000)
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0, timeout=300_000)
+    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=60_000)
+
+
+def save(path: Path, picture: bytes) -> None:
+    """Write a picture with few colours."""
+    with Image.open(io.BytesIO(picture)) as shot:
+        stream = io.BytesIO()
+        shot.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
+    write_atomically(path, stream.getvalue())
+    print(f"{path.parent.name}/{path.name}: {len(stream.getvalue()) >> 10} KB", file=sys.stderr)
 
 
 if __name__ == "__main__":
