@@ -212,6 +212,7 @@ def test_the_shipped_logs_are_on_offer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BCDNET_CHECKPOINTS")
     at = open_page()
     assert len(at.multiselect(key="runs").value) == 3 and len(titles(at)) >= 2
+    assert at.multiselect(key="runs").value[0] == at.selectbox(key="model").value  # those of the sidebar come first
     assert said(at).count("assets/checkpoints/") == 3
 
 

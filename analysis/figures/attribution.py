@@ -226,7 +226,7 @@ def top_bars(top: pd.DataFrame, chosen: int | None = None, size: int | None = No
     layout(fig, height=size or max(140, 44 + 30 * len(top)), legend=False)
     fig.update_yaxes(autorange="reversed", showgrid=False)
     # Room on the right for the longest bar's number.
-    return fig.update_xaxes(range=[0, 118], tickvals=[0, 25, 50, 75, 100], title_text="probability (%)")
+    return fig.update_xaxes(range=[0, 130], tickvals=[0, 25, 50, 75, 100], title_text="probability (%)")
 
 
 def _add_map(

@@ -68,12 +68,14 @@ def _span(seconds: float) -> str:
 
 
 def _choose(own: Mapping[str, Run], shipped: Mapping[str, Run]) -> list[str]:
-    """The runs to draw; at first those that are training, the reader's own, and the longest logs."""
+    """The runs to draw; at first those that are training, the reader's own, and those of the sidebar's models."""
     offered = {**own, **shipped}
     now = _now()
+    chosen, _ = st.session_state["chosen"]
+    sidebar = () if chosen is None else (chosen.id, *st.session_state["beside"])
 
-    def rank(key: str) -> tuple[bool, bool, int]:
-        return offered[key].state(now) != "training", key not in own, -len(offered[key].log)
+    def rank(key: str) -> tuple[bool, bool, bool]:
+        return offered[key].state(now) != "training", key not in own, key not in sidebar
 
     state.several("runs", list(offered), sorted(offered, key=rank)[:_FIRST], figures.MOST)
     return st.multiselect(
@@ -128,8 +130,10 @@ def _legend(chosen: Sequence[Run], colors: Mapping[str, str]) -> None:
     st.caption(f"Strokes tell the bits of weights/activations in a step: {', '.join(told)}.")
 
 
-def _draw(curve: _Curve, data: pd.DataFrame, chosen: Sequence[Run], colors: Mapping[str, str], x: str) -> None:
-    """A chart with what it shows in words, and the runs that it lacks."""
+def _draw(
+    curve: _Curve, data: pd.DataFrame, chosen: Sequence[Run], colors: Mapping[str, str], x: str, lacking: str
+) -> None:
+    """A chart with what it shows in words, and the runs that it lacks, with the reason."""
     thin = None if curve.thin is None else logs.curves(chosen, curve.thin).dropna(subset=x)
     last = data.groupby("run", sort=False).value.last()
     ends = ", ".join(f"{name} {value:{curve.form}}{curve.unit}" for name, value in last.items())
@@ -148,7 +152,7 @@ def _draw(curve: _Curve, data: pd.DataFrame, chosen: Sequence[Run], colors: Mapp
     if thin is not None and len(thin):
         st.caption("Thin, without dots: on the training images, as they were shown to the network.")
     if missing := [run.name for run in chosen if run.name not in last]:
-        st.caption(f":material/info: No line for {', '.join(missing)}: not in the log.")
+        st.caption(f":material/info: No line for {', '.join(missing)}: {lacking}.")
 
 
 def _reading(chosen: Sequence[Run]) -> str:
@@ -162,7 +166,13 @@ def _reading(chosen: Sequence[Run]) -> str:
     )
 
 
-def _draw_all(curves: Sequence[_Curve], chosen: Sequence[Run], colors: Mapping[str, str], x: str) -> list[_Curve]:
+def _draw_all(
+    curves: Sequence[_Curve],
+    chosen: Sequence[Run],
+    colors: Mapping[str, str],
+    x: str,
+    lacking: str = "not in the log",
+) -> list[_Curve]:
     """Charts beside each other, as many as fit; those that no log has anything of are left out and returned."""
     row = st.container(horizontal=True, gap="medium")
     absent = []
@@ -170,7 +180,7 @@ def _draw_all(curves: Sequence[_Curve], chosen: Sequence[Run], colors: Mapping[s
         data = logs.curves(chosen, curve.column).dropna(subset=x)
         if len(data):
             with row.container(width=_WIDTH):
-                _draw(curve, data, chosen, colors, x)
+                _draw(curve, data, chosen, colors, x, lacking)
         else:
             absent.append(curve)
     return absent
@@ -204,7 +214,7 @@ def _draw_kinds(chosen: Sequence[Run], kinds: Sequence[str], colors: Mapping[str
     form = ".2%" if measure == "flips" else ".4g"
     curves = [_Curve(column, logs.KINDS.get(kind, kind), form=form, top=top) for kind, column in columns.items()]
     able = [run for run in chosen if logs.kinds([run])]
-    _draw_all(curves, able, colors, x)
+    _draw_all(curves, able, colors, x, lacking="the network has no such weights")
     without = [run.name for run in chosen if run not in able]
     missing = f" The log of {', '.join(without)} does not tell kinds apart." if without else ""
     st.caption(f"All on one scale, so that the kinds compare.{missing}")
@@ -350,5 +360,5 @@ words.misleads(
     "The error grows with the weights' size, which batch normalisation undoes. A falling error may be nothing but "
     "weights that shrink: the page *Binarization error* has the relative one.",
     "One run is one seed. How far two seeds of a recipe lie apart is the least difference that means anything.",
-    "At 32/1, weights are real: flips and error tell what binarizing them at that moment would do.",
+    "At 32/1 and 32/32 weights are real: flips and error tell what binarizing them at that moment would do.",
 )
