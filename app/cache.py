@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -268,7 +268,7 @@ def described(row: dict[str, Any], path: Path, key: str) -> Model:
     return _described(row, str(path.parent), path, key)
 
 
-@st.cache_data(show_spinner=False, max_entries=256)
+@st.cache_resource(show_spinner=False, max_entries=256)
 def _described(row: dict[str, Any], folder: str, path: Path, key: str) -> Model:
     about = inspect(path)
     if row.get("sha256") and _digest(path) != row["sha256"]:
@@ -600,12 +600,6 @@ def seconds_per_image(model: Model) -> float:
     return min(times)
 
 
-@st.cache_data(show_spinner=False, max_entries=64, hash_funcs=HASH)
-def _layers(model: Model) -> pd.DataFrame:
-    with locked(model) as network:
-        return sampling.layers(network)
-
-
 @dataclass(frozen=True)
 class Layer:
     """One row of :func:`analysis.sampling.layers`: sizes in tokens of the output and of the input map."""
@@ -620,12 +614,15 @@ class Layer:
     kernel: int
 
 
-def layers(model: Model) -> dict[str, Layer]:
+@st.cache_resource(show_spinner=False, max_entries=64, hash_funcs=HASH)
+def layers(model: Model) -> Mapping[str, Layer]:
     """The layers of a model by name, in order."""
     counts = ("height", "width", "in_height", "in_width", "stride", "kernel")
+    with locked(model) as network:
+        rows = sampling.layers(network).to_dict("records")
     return {
         str(row["name"]): Layer(str(row["kind"]), tuple(row["branches"]), *(int(row[name]) for name in counts))
-        for row in _layers(model).to_dict("records")
+        for row in rows
     }
 
 

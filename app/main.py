@@ -14,7 +14,7 @@ st.set_page_config(page_title="BCDNet Explorer", page_icon=selection.as_url(ICON
 
 PAGES = [
     st.Page("views/overview.py", title="Overview", icon=":material/home:", default=True,
-            help="What this is, and the trained models."),
+            help="Binary networks that model contextual dependencies, and the trained ones on offer."),
     st.Page("views/sampling.py", title="Sampling patterns", icon=":material/hub:",
             help="The tokens that each branch of a layer reads at one location."),
     st.Page("views/receptive.py", title="Receptive fields", icon=":material/filter_center_focus:",
@@ -38,12 +38,15 @@ PAGES = [
 ]  # fmt: skip
 
 page = st.navigation(PAGES)
+# Before anything that takes long, so that a reader sees at once where he is.
+st.title(page.title)
+st.caption(page.help)
 state.restore(page.title)
 models, problems = cache.catalogue()
 for problem in filter(None, (*problems, uploads.folder_problem())):
     st.warning(problem, icon=":material/report:")
 selection.sidebar(cache.told_apart((*models, *uploads.models())))
-st.title(page.title)
 page.run()
+state.tell_dropped()
 state.publish()
 cache.settle()

@@ -2,7 +2,8 @@
 
 A widget whose key went through :func:`valid`, :func:`several` or :func:`text` keeps its value from page to page, and a
 link with the page's address restores it: model, picture, layer, token and class mean the same on every page. What an
-address says is checked against what the widget offers when the widget is drawn; anything else is dropped.
+address says is checked against what the widget offers when the widget is drawn; anything else is dropped, and the
+reader is told.
 """
 
 from collections.abc import Iterable, Sequence
@@ -54,6 +55,8 @@ def publish() -> None:
 def valid(name: str, options: Sequence[T], default: T) -> T:
     """The chosen one of ``options``, which the address gives by its text; ``default``, then chosen, if it is none."""
     if (linked := _taken(name)) is not None:
+        if linked not in map(str, options):
+            _drop(name, linked)
         st.session_state[name] = next((option for option in options if str(option) == linked), default)
     if name not in st.session_state or st.session_state[name] not in options:
         st.session_state[name] = default
@@ -68,6 +71,9 @@ def several(name: str, options: Sequence[str], default: Iterable[str], most: int
     """
     if (linked := _taken(name)) is not None:
         st.session_state[name] = linked.split(",")
+        for value in st.session_state[name]:
+            if value not in options:
+                _drop(name, value)
     wanted = st.session_state.get(name)
     found = [value for value in dict.fromkeys(wanted or ()) if value in options][:most]
     if not found and (wanted is None or wanted):
@@ -96,6 +102,22 @@ def _taken(name: str) -> str | None:
     st.session_state["shown"].add(name)
     value: Any = st.session_state["link"].pop(name, None)
     return value
+
+
+def _drop(name: str, value: str) -> None:
+    """Note that a link asked for something that is not on offer."""
+    told = value[:40].replace("`", "")  # anybody may have written the link
+    st.session_state.setdefault("dropped", []).append(f"`{name}={told}`")
+
+
+def tell_dropped() -> None:
+    """Say, once, what the link asked for and the page does not have."""
+    if dropped := st.session_state.pop("dropped", None):
+        st.toast(
+            f"The link asks for what is not here: {', '.join(dropped[:5])}. The usual choice is shown instead.",
+            icon=":material/link_off:",
+            duration="long",
+        )
 
 
 def choose_layer() -> None:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 import torch
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from tqdm import tqdm
 
@@ -93,7 +94,8 @@ def ops(
 
     def human() -> None:
         shown = ("name", "kind", "output", "params", "binary_params", "bops", "macs", "elementwise")
-        _table([{key: layer[key] for key in shown} for layer in layers])
+        rows = [{key: layer[key] for key in shown} for layer in layers]
+        _table([row | {"output": "×".join(map(str, row["output"]))} for row in rows])
         for convention in ("full", "conv_fc"):
             flops, total = cost.flops[convention], cost.ops[convention]
             print(f"{convention:8} BOPs {cost.bops:,}   FLOPs {flops:,}   OPs = BOPs/64 + FLOPs {total:,.0f}")
@@ -455,12 +457,18 @@ def _show(document: Any, as_json: bool, human: Callable[[], None]) -> None:
 
 
 def _table(rows: list[dict[str, Any]], title: str | None = None) -> None:
+    """A table of which nothing is cut: a narrow terminal folds its cells, a file or pipe is as wide as it takes."""
     table = Table(title=title, title_justify="left")
     for key, value in rows[0].items():
-        table.add_column(key, justify="right" if isinstance(value, int | float) else "left")
+        table.add_column(key, justify="right" if isinstance(value, int | float) else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console(markup=False).print(table)
+    console = Console(markup=False)
+    if not console.is_terminal:
+        console.width = max(
+            console.width, Measurement.get(console, console.options.update(max_width=1000), table).maximum
+        )
+    console.print(table)
 
 
 def _counts(classes: Mapping[str, int]) -> str:

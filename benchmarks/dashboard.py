@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from browser.dashboard import FLAGS, PAGES, READY, chromium, serving
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, TimeoutError, sync_playwright
 from tqdm import tqdm
 
 from bcdnet.bench import machine
@@ -57,10 +57,16 @@ WATCH = """() => {
   document.addEventListener("pointerdown", () => { window.wait = {from: performance.now()} }, true);
   new MutationObserver(() => {
     if (!window.wait) return;
-    if (app.dataset.testScriptState === "running") window.wait.ran = true;
-    else if (window.wait.ran && app.dataset.testScriptState === "notRunning")
+    if (app.dataset.testScriptState !== "notRunning") window.wait.ran = true;
+    else if (window.wait.ran)
       requestAnimationFrame(() => requestAnimationFrame(() => { window.wait.until = performance.now() }));
   }).observe(app, {attributes: true, attributeFilter: ["data-test-script-state"]});
+}"""
+#: Whether no script has run for a while: a click into one that runs would have its end taken for the answer.
+RESTS = """() => {
+  const app = document.querySelector("[data-testid=stApp]"), now = performance.now();
+  if (app.dataset.testScriptState !== "notRunning" || window.restless === undefined) window.restless = now;
+  return now - window.restless > 300;
 }"""
 #: Seconds waited, once nothing has happened for a while.
 WAITED = """() => window.wait?.until && performance.now() - window.wait.until > 300
@@ -170,10 +176,7 @@ def control(page: Page) -> tuple[str, list[Callable[[], None]]]:
     main = page.get_by_test_id("stMain")
     token = main.locator("svg[role=application]")
     if token.count():
-        box = token.first.bounding_box()
-        assert box is not None
-        y = box["y"] + box["height"] / 2
-        return "the token map", [partial(page.mouse.click, box["x"] + share * box["width"], y) for share in (0.2, 0.5)]
+        return "the token map", [partial(on_map, token.first, share) for share in (0.2, 0.5)]
     groups = main.get_by_role("radiogroup")
     for k in range(groups.count()):
         chosen, others = (groups.nth(k).get_by_role("radio", checked=checked) for checked in (True, False))
@@ -188,11 +191,22 @@ def control(page: Page) -> tuple[str, list[Callable[[], None]]]:
     return "the next picture", [button.click for button in buttons]
 
 
+def on_map(token_map: Locator, share: float) -> None:
+    """Click on a token of the middle row, so far from the left."""
+    box = token_map.bounding_box()
+    assert box is not None
+    token_map.click(position={"x": share * box["width"], "y": box["height"] / 2})
+
+
 def waited(page: Page, do: Callable[[], None]) -> float:
-    """Seconds from the click to the painted answer."""
+    """Seconds from the click to the painted answer, of a page at rest."""
+    page.wait_for_function(RESTS, polling=20, timeout=60_000)
     page.evaluate("() => { window.wait = null }")
     do()
-    seconds: float = page.wait_for_function(WAITED, polling=20, timeout=60_000).json_value()
+    try:
+        seconds: float = page.wait_for_function(WAITED, polling=20, timeout=60_000).json_value()
+    except TimeoutError as error:
+        raise RuntimeError(f"A click ran nothing within a minute at {page.url}") from error
     return seconds
 
 

@@ -25,7 +25,8 @@ def folder(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path / "own"
 
 
-#: The tab with a chart for each kind of binary weight.
+#: The tabs; the last has a chart for each kind of binary weight.
+CURVES, CHANGES = "Loss and accuracy", "Flips and binarization error"
 KINDS = "By branch and kind of binary weight"
 
 
@@ -68,17 +69,13 @@ def where(at: AppTest) -> list[list[float]]:
 def test_curves_of_several_runs_lie_over_each_other(folder: Path) -> None:
     write_run(folder / "a")
     write_run(folder / "b", log=NEW.replace("0.016", "0.015"), steps=2)
-    at = open_page(runs_tab=KINDS)
+    at = open_page()
     assert at.multiselect(key="runs").value == ["own/a", "own/b"]
-    assert titles(at) == [
-        "Training loss",
-        "Top-1 on the test set (%)",
-        "Binary weights flipped since the row before",
-        "Binarization error, mean |W − α sign W|",
-        "3×3 convolutions",
-        "point branch",
-    ]
-    error = json.loads(at.get("plotly_chart")[3].proto.spec)["data"]
+    assert titles(at) == ["Training loss", "Top-1 on the test set (%)"]
+    assert titles(open_page(runs_tab=KINDS)) == ["3×3 convolutions", "point branch"]
+    at = open_page(runs_tab=CHANGES)
+    assert titles(at) == ["Binary weights flipped since the row before", "Binarization error, mean |W − α sign W|"]
+    error = json.loads(at.get("plotly_chart")[1].proto.spec)["data"]
     assert [trace["line"]["dash"] for trace in error] == ["dot", "solid"] * 2
     assert len({trace["line"]["color"] for trace in error}) == 2
     table = at.dataframe[0].value
@@ -91,26 +88,31 @@ def test_curves_of_several_runs_lie_over_each_other(folder: Path) -> None:
 
 def test_what_is_seen_is_also_said(folder: Path) -> None:
     write_run(folder / "a")
-    at = open_page(runs_tab=KINDS)
-    assert all(element.proto.alt for kind in ("plotly_chart", "arrow_data_frame") for element in at.get(kind))
-    assert "own/a 6.25%" in at.get("plotly_chart")[2].proto.alt
-    kinds = ("multiselect", "text_input", "button", "button_group", "toggle", "download_button")
-    assert not [w.proto.label for kind in kinds for w in at.get(kind) if not w.proto.help]
+    for tab in (CURVES, CHANGES, KINDS):
+        at = open_page(runs_tab=tab)
+        assert all(element.proto.alt for kind in ("plotly_chart", "arrow_data_frame") for element in at.get(kind))
+        kinds = ("multiselect", "text_input", "button", "button_group", "toggle", "download_button")
+        assert not [w.proto.label for kind in kinds for w in at.get(kind) if not w.proto.help]
+        if tab == CHANGES:
+            assert "own/a 6.25%" in at.get("plotly_chart")[0].proto.alt
     assert "dotted 32/1" in said(at) and "solid 1/1" in said(at)
 
 
 def test_what_a_log_lacks_is_not_drawn_but_said(folder: Path) -> None:
     write_run(folder / "old", log=OLD, record=None)
     at = open_page()
-    assert titles(at) == ["Training loss", "Top-1 on the test set (%)"]
+    assert titles(at) == ["Training loss", "Top-1 on the test set (%)"] and "Not drawn" not in said(at)
+    at = open_page(runs_tab=CHANGES)
+    assert not titles(at)
     assert "Not drawn: *Binary weights flipped since the row before* and *Binarization error" in said(at)
     assert not at.main.get("button_group")  # nothing to choose: the log has no iterations
     assert "flips" not in at.dataframe[0].value
     at = open_page(runs_tab=KINDS)
-    assert len(titles(at)) == 2 and "tells the kinds of binary weights apart" in at.info[0].value
+    assert not titles(at) and "tells the kinds of binary weights apart" in at.info[0].value
     write_run(folder / "new")
-    at = open_page(runs_tab=KINDS)
+    at = open_page(runs_tab=CHANGES)
     assert said(at).count("No line for own/old: not in the log.") == 2  # flips and error
+    at = open_page(runs_tab=KINDS)
     assert "The log of own/old does not tell kinds apart." in said(at)
 
 
@@ -121,8 +123,8 @@ def test_epochs_or_iterations(folder: Path) -> None:
     at.main.get("button_group")[0].set_value("iterations").run()
     assert where(at) == [[100, 200], [300]]
     assert at.query_params["runs_over"] == "iterations"
+    assert where(open_page(runs_over="iterations")) == [[100, 200], [300]]
     again = open_page(runs_over="iterations", runs_tab=KINDS, runs_measure="flips")
-    assert where(again) == [[100, 200], [300]]
     assert again.get("plotly_chart")[-1].proto.alt.startswith("point branch over iterations; at the end: own/a 12.50%")
 
 
@@ -152,7 +154,7 @@ def test_rows_that_are_written_while_one_looks_are_drawn(folder: Path) -> None:
     assert "left" not in at.get("progress")[0].proto.text
     (folder / "live" / "log.csv").write_text(NEW)
     read_again(at)
-    assert len(titles(at)) == 4
+    assert len(titles(at)) == 2
 
 
 def test_runs_that_train_are_shown_first(folder: Path) -> None:
@@ -172,7 +174,7 @@ def test_a_damaged_run_is_one_sentence_beside_the_others(folder: Path) -> None:
         "folder.",
         "odd/progress.json is no report of a run that trains; remove it if the run has ended.",
     ]
-    assert len(titles(at)) == 4
+    assert len(titles(at)) == 2
 
 
 def test_a_typed_folder_takes_the_place_of_the_usual_one(folder: Path, tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_a_typed_folder_takes_the_place_of_the_usual_one(folder: Path, tmp_path:
     assert at.query_params["runs"] == "else/x%2C%20y"
     # The address restores folder and runs, although a comma parts names there.
     again = open_page(**{name: at.query_params[name] for name in ("folder", "runs")})
-    assert again.multiselect(key="runs").value == ["else/x%2C%20y"] and len(titles(again)) == 4
+    assert again.multiselect(key="runs").value == ["else/x%2C%20y"] and len(titles(again)) == 2
     again.text_input(key="folder").set_value(str(tmp_path / "else" / "x, y")).run()  # a run itself
     assert again.multiselect(key="runs").options == ["else/x, y"]
     again.text_input(key="folder").set_value(str(tmp_path / "nowhere")).run()
@@ -235,12 +237,13 @@ def test_a_shipped_log_that_is_damaged_is_named(
     assert len(at.warning) == 1 and "reactnet.csv is no table" in at.warning[0].value
 
 
-def test_the_code_of_every_figure_makes_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tab", [CURVES, CHANGES, KINDS])
+def test_the_code_of_every_figure_makes_what_is_drawn(tab: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BCDNET_CHECKPOINTS")
-    at = open_page(runs="fmnist_bcdnet_a,fmnist_twin")
+    at = open_page(runs="fmnist_bcdnet_a,fmnist_twin", runs_tab=tab)
     drawn = [json.loads(chart.proto.spec)["data"] for chart in at.get("plotly_chart")]
     monkeypatch.chdir(Path(__file__).resolve().parents[1])
-    assert len(at.code) == len(drawn) >= 4
+    assert len(at.code) == len(drawn) >= 2
     for code, data in zip(at.code, drawn, strict=True):
         scope: dict[str, Any] = {}
         exec(code.value, scope)

@@ -1,6 +1,7 @@
 """Signed maps of evidence over the image they explain, and the predictions they explain."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -116,7 +117,7 @@ def map_grid(
     titles = []
     for row in rows:
         for column in columns:
-            told = f"<br>largest ±{limits[row, column]:.2g}" if not one and (row, column) in maps else ""
+            told = f"<br>scale ±{limits[row, column]:.2g}" if not one and (row, column) in maps else ""
             title = f"{row}<br>{column}".replace(" (", "<br>(")
             titles.append(title + told if (row, column) in maps else "")
     count = max(1, len(rows))
@@ -297,6 +298,7 @@ def _limit(map: Map) -> float:
     return float(finite.max()) if finite.size else 0.0
 
 
+@cache
 def _shades() -> list[tuple[float, tuple[float, float, float], float]]:
     """Position 0..1 on the signed scale, colour (r, g, b) in 0..255, opacity.
 

@@ -8,12 +8,18 @@ import plotly.graph_objects as go
 from analysis.figures.palette import layout, model_color
 
 
-def training_curves(logs: Mapping[str, pd.DataFrame], ids: Mapping[str, str], size: int = 340) -> go.Figure:
+def training_curves(
+    logs: Mapping[str, pd.DataFrame],
+    ids: Mapping[str, str],
+    starts: Mapping[str, int] | None = None,
+    size: int = 340,
+) -> go.Figure:
     """Test accuracy by epoch of each training run; dotted at real precision, solid once activations are binary.
 
     Args:
         logs: title of a model -> its log, columns ``step``, ``precision``, ``epoch``, ``test_top1`` in percent.
         ids: title -> id of the model, for its colour.
+        starts: title -> epochs of the model that it goes on from, which its own are drawn behind.
         size: height of the figure in pixels.
 
     Example:
@@ -22,8 +28,9 @@ def training_curves(logs: Mapping[str, pd.DataFrame], ids: Mapping[str, str], si
     fig = go.Figure()
     for k, (title, log) in enumerate(logs.items()):
         points = log.dropna(subset=["test_top1"])
-        points = points.assign(row=range(1, len(points) + 1))  # epochs start again at every step
-        for first, (_, part) in enumerate(points.groupby("step", sort=True)):
+        start = (starts or {}).get(title, 0)
+        points = points.assign(row=range(start + 1, start + len(points) + 1))  # epochs start again at every step
+        for step, part in points.groupby("step", sort=True):
             precision = str(part.precision.iloc[0])
             fig.add_trace(
                 go.Scatter(
@@ -31,7 +38,7 @@ def training_curves(logs: Mapping[str, pd.DataFrame], ids: Mapping[str, str], si
                     y=part.test_top1,
                     name=title,
                     legendgroup=title,
-                    showlegend=first == 0,
+                    showlegend=step == points.step.max(),  # the stroke of its last step
                     mode="lines+markers",
                     marker_size=5,
                     line={
@@ -44,5 +51,5 @@ def training_curves(logs: Mapping[str, pd.DataFrame], ids: Mapping[str, str], si
                 )
             )
     layout(fig, height=size)
-    fig.update_xaxes(title_text="epochs of both training steps", rangemode="tozero")
+    fig.update_xaxes(title_text="epochs of all training steps", rangemode="tozero")
     return fig.update_yaxes(title_text="top-1 on the test set (%)")

@@ -1,5 +1,6 @@
 """Accuracy against cost, where in a network the cost lies, and how good the estimate of its time is."""
 
+import math
 from collections.abc import Collection
 
 import numpy as np
@@ -145,8 +146,10 @@ def accuracy_cost_scatter(
     fig.update_yaxes(title_text=f"top-1 accuracy{where} (%)", range=[low - margin, high + margin])
     fig.update_xaxes(title_text=AXES[x], exponentformat="none" if x in _PLAIN else "SI")
     if log:
-        wide = shown[x].max() > 8 * shown[x].min()
-        ticks = [digit * 10.0**power for power in range(-3, 13) for digit in (_COARSE if wide else _FINE)]
+        drawn = [cost for cost in (*shown[x], *([] if custom is None else custom[x])) if cost > 0] or [1.0]
+        powers = range(math.floor(math.log10(min(drawn))) - 1, math.ceil(math.log10(max(drawn))) + 1)
+        digits = _COARSE if shown[x].max() > 8 * shown[x].min() else _FINE
+        ticks = [digit * 10.0**power for power in powers for digit in digits]
         fig.update_xaxes(type="log", tickvals=ticks, tickformat=short)
     return fig
 

@@ -225,7 +225,7 @@ with right:
 
 # -- what else there is to ask of a map -------------------------------------------------------------------------------
 
-_TABS = ("How each method works", "Is it faithful?", "Randomised", "Surrogate meter", "Grid", "Two models")
+_TABS = ("The methods", "Is it faithful?", "Randomised", "Surrogate meter", "Grid", "Two models")
 _AXES = ("classes", "methods", "layers")
 #: Members of an axis of the grid, at most; layers that it begins with, about.
 _MOST, _LAYERS = 6, 4
@@ -246,9 +246,21 @@ def _methods() -> None:
     table = status.assign(
         formula=[METHODS[key].formula for key in status.index], source=[METHODS[key].citation for key in status.index]
     )
+    if result is not None:  # what holds of a method may depend on the layer
+        table.loc[method, "validity"] = result.validity
+    text = st.column_config.TextColumn
     st.dataframe(
         table[["title", "validity", "why", "formula", "source"]],
         hide_index=True,
+        row_height=88,  # four lines, so that no sentence is cut
+        height="content",
+        column_config={
+            "title": text("method"),
+            "validity": text(help="On this network; of the method drawn above, at its layer."),
+            "why": text(width=250),
+            "formula": text(width=240),
+            "source": text(width=176),
+        },
         alt="Every attribution method, whether it is exact, a surrogate or invalid on this network, and why",
     )
 

@@ -56,49 +56,6 @@ if real := [m.title for m in models if not m.config.binary_weights]:
 
 # -- the weights of all models ----------------------------------------------------------------------------------------
 
-with st.container(horizontal=True):
-    measure = state.valid("measure", list(_MEASURES), "l1")
-    st.segmented_control(
-        "Measure",
-        list(_MEASURES),
-        format_func=_MEASURES.__getitem__,
-        key="measure",
-        required=True,
-        help="L1 depends on the size of the weights; the relative error does not, so layers can be compared.",
-    )
-    summary = binarization.order_summary(errors, measure)
-    parts = [name for name in _PARTS if name != "mlps" or len(summary)]
-    part = state.valid("part", parts, parts[0])
-    st.segmented_control(
-        "Layers",
-        parts,
-        format_func=_PARTS.__getitem__,
-        key="part",
-        required=True,
-        help="The paper compares the branches of the MLP layers (its Fig. 6); blocks average over their layers.",
-    )
-shown = (
-    bits.errors_by_block(errors) if part == "group" else errors[errors.branch != "conv"] if part == "mlps" else errors
-)
-by = "group" if part == "group" else "layer"
-words.badge("computed", "from these models' weights")
-figure.show(
-    bit_figures.block_errors(shown, measure, by),
-    "binarization-error",
-    f"Binarization error of every branch in {shown[by].nunique()} {_PARTS[part]} of {', '.join(tables)}; largest in "
-    f"{shown.sort_values(measure)[by].iloc[-1]} of {shown.sort_values(measure).model.iloc[-1]}",
-    shown,
-    figure.loading_models(models) + "from analysis.bits import compare_errors, errors_by_block\n"
-    "from analysis.figures.bits import block_errors\n\n"
-    "errors = compare_errors(models)\n"
-    + {"group": "errors = errors_by_block(errors)\n", "mlps": "errors = errors[errors.branch != 'conv']\n"}.get(
-        part, ""
-    )
-    + f"figure = block_errors(errors, {measure!r}, {by!r})\n",
-)
-if part == "mlps" and (plain := [title for title in tables if title not in set(shown.model)]):
-    st.caption(f"Not shown: {', '.join(plain)}, without MLP layers. Blocks and all layers show convolutions too.")
-
 
 def _verdict(summary: pd.DataFrame) -> str:
     """What the models say to the paper's order, in a sentence or two."""
@@ -120,35 +77,91 @@ def _verdict(summary: pd.DataFrame) -> str:
     )
 
 
-if summary.empty:
-    st.caption("None of these networks has an MLP with branches of different distances, so there is no order to check.")
-else:
-    left, right = st.columns(2, gap="large")
-    with left:
-        words.badge("quoted", "BCDNet, section 5.3.3")
-        st.markdown(
-            "“Binarization error is improved by decreasing of exchange distance, which indicates the long-range "
-            "branch is easier to optimize than the short-range branch.” Said of BCDNet-A on "
-            "ImageNet-1K, and read as **point > short > long** in almost every block (Fig. 6). The order is inferred "
-            "from this sentence: its formula is lost from the text this program was written from."
+@st.fragment
+def compared() -> None:
+    with st.container(horizontal=True):
+        measure = state.valid("measure", list(_MEASURES), "l1")
+        st.segmented_control(
+            "Measure",
+            list(_MEASURES),
+            format_func=_MEASURES.__getitem__,
+            key="measure",
+            required=True,
+            on_change=state.remember,
+            help="L1 depends on the size of the weights; the relative error does not, so layers can be compared.",
         )
-    with right:
-        words.badge("computed", "from these models' weights")
-        st.markdown(_verdict(summary))
-    st.dataframe(
-        summary,
-        hide_index=True,
-        column_config={
-            "model": "Model",
-            "layers": st.column_config.NumberColumn("MLPs", help="Layers with branches of several distances."),
-            "as_paper": st.column_config.NumberColumn("as quoted", help="Strictly falling with the distance."),
-            "opposite": st.column_config.NumberColumn("opposite", help="Strictly rising with the distance."),
-            "smallest": st.column_config.TextColumn("smallest", help="Most often the branch of least error."),
-            "smallest_in": st.column_config.NumberColumn("in", help="In so many of the MLPs."),
-            "order": st.column_config.TextColumn("order of the means", help="Over all MLPs of the model."),
-        },
-        alt="In how many MLPs of each model the quoted order of the branches' errors shows",
+        summary = binarization.order_summary(errors, measure)
+        parts = [name for name in _PARTS if name != "mlps" or len(summary)]
+        part = state.valid("part", parts, parts[0])
+        st.segmented_control(
+            "Layers",
+            parts,
+            format_func=_PARTS.__getitem__,
+            key="part",
+            required=True,
+            on_change=state.remember,
+            help="The paper compares the branches of the MLP layers (its Fig. 6); blocks average over their layers.",
+        )
+    shown = (
+        bits.errors_by_block(errors)
+        if part == "group"
+        else errors[errors.branch != "conv"]
+        if part == "mlps"
+        else errors
     )
+    by = "group" if part == "group" else "layer"
+    words.badge("computed", "from these models' weights")
+    figure.show(
+        bit_figures.block_errors(shown, measure, by),
+        "binarization-error",
+        f"Binarization error of every branch in {shown[by].nunique()} {_PARTS[part]} of {', '.join(tables)}; "
+        f"largest in {shown.sort_values(measure)[by].iloc[-1]} of {shown.sort_values(measure).model.iloc[-1]}",
+        shown,
+        figure.loading_models(models) + "from analysis.bits import compare_errors, errors_by_block\n"
+        "from analysis.figures.bits import block_errors\n\n"
+        "errors = compare_errors(models)\n"
+        + {"group": "errors = errors_by_block(errors)\n", "mlps": "errors = errors[errors.branch != 'conv']\n"}.get(
+            part, ""
+        )
+        + f"figure = block_errors(errors, {measure!r}, {by!r})\n",
+    )
+    if part == "mlps" and (plain := [title for title in tables if title not in set(shown.model)]):
+        st.caption(f"Not shown: {', '.join(plain)}, without MLP layers. Blocks and all layers show convolutions too.")
+    if summary.empty:
+        st.caption(
+            "None of these networks has an MLP with branches of different distances, so there is no order to check."
+        )
+    else:
+        left, right = st.columns(2, gap="large")
+        with left:
+            words.badge("quoted", "BCDNet, section 5.3.3")
+            st.markdown(
+                "“Binarization error is improved by decreasing of exchange distance, which indicates the long-range "
+                "branch is easier to optimize than the short-range branch.” Said of BCDNet-A on "
+                "ImageNet-1K, and read as **point > short > long** in almost every block (Fig. 6). The order is "
+                "inferred from this sentence: its formula is lost from the text this program was written from."
+            )
+        with right:
+            words.badge("computed", "from these models' weights")
+            st.markdown(_verdict(summary))
+        st.dataframe(
+            summary,
+            hide_index=True,
+            column_config={
+                "model": "Model",
+                "layers": st.column_config.NumberColumn("MLPs", help="Layers with branches of several distances."),
+                "as_paper": st.column_config.NumberColumn("as quoted", help="Strictly falling with the distance."),
+                "opposite": st.column_config.NumberColumn("opposite", help="Strictly rising with the distance."),
+                "smallest": st.column_config.TextColumn("smallest", help="Most often the branch of least error."),
+                "smallest_in": st.column_config.NumberColumn("in", help="In so many of the MLPs."),
+                "order": st.column_config.TextColumn("order of the means", help="Over all MLPs of the model."),
+            },
+            alt="In how many MLPs of each model the quoted order of the branches' errors shows",
+        )
+    state.publish()
+
+
+compared()
 
 # -- the weights of one layer -----------------------------------------------------------------------------------------
 

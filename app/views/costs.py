@@ -567,8 +567,9 @@ def printed() -> None:
     names = [f"Table {number}" for number in range(1, 7)]
     state.valid("paper_table", names, names[0])
     for number, tab in enumerate(st.tabs(names, key="paper_table", on_change=state.remember), start=1):
-        with tab:
-            _printed(number)
+        if tab.open:
+            with tab:
+                _printed(number)
     state.publish()
 
 

@@ -123,88 +123,95 @@ def _boxes(*widths: int) -> list[DeltaGenerator]:
         return [st.container(width=width) for width in widths]
 
 
-st.subheader("Layer by layer")
-left, right = _boxes(450, 450)
-with left:
-    words.badge("measured", "on the picture in the sidebar")
-    st.markdown("**How near bits come to turning**")
-    figure.show(
-        figures.threshold_room(layers),
-        "threshold-room",
-        f"Rounding and the nearest bit's distance to its threshold in every binary layer; {differ:,} bits differ",
-        layers,
-        packing + imports + "figure = figures.threshold_room(deployment.twin(model, engine, x).layers)\n",
-    )
-    st.caption(
-        "Given the same input, a bit can turn only where the difference of the two graphs reaches past the nearest "
-        f"bit's distance: {'orange' if embedded else 'blue'} right of green."
-    )
-with right:
-    times = engines.layer_times(model, isa)
-    words.badge("measured", f"medians of {times.attrs['runs']} runs, {where}, {engines.threads(engines.THREADS)}")
-    st.markdown("**Time of each layer**")
-    slowest = times.sort_values("packed_ms").iloc[-1]
-    figure.show(
-        figures.layer_dumbbells(times),
-        "layer-times",
-        f"Time of every layer in float and packed, where {slowest.layer} takes longest: {slowest.packed_ms:.3f} ms",
-        times,
-        packing + imports + "figure = figures.layer_dumbbells(deployment.layer_times(model, engine, x))\n",
-    )
-    st.caption(
-        f"Sum of the layers: {times.float_ms.sum():.2f} ms in float, {times.packed_ms.sum():.2f} ms packed. Numbers "
-        "say how many times as long float takes."
-    )
-if differ:
-    st.markdown("**Bits that differ**")
-    figure.show(
-        figures.differing_bits(layers),
-        "differing-bits",
-        f"Bits that differ in every binary layer and why; the first is in {first[0]}",
-        layers,
-        packing + imports + "figure = figures.differing_bits(deployment.twin(model, engine, x).layers)\n",
-    )
-with st.expander("Every layer as a table", icon=":material/table:"):
-    st.dataframe(
-        layers.merge(times, on="layer").drop(
-            columns=[] if embedded else ["matrices", "matrix_distance", "matrix_rounding"]
-        ),
-        hide_index=True,
-        column_config={
-            "bits": st.column_config.NumberColumn(format="localized", help="Of the layer's input; 0 where it is real."),
-            "differ": st.column_config.NumberColumn(format="localized", help="Bits that differ, end to end."),
-            "turned": st.column_config.NumberColumn(format="localized", help="Of these, turned by float rounding."),
-            "matrices": st.column_config.NumberColumn(
-                format="localized", help="Of these, turned by matrices in half precision."
+def _layer_by_layer() -> None:
+    left, right = _boxes(450, 450)
+    with left:
+        words.badge("measured", "on the picture in the sidebar")
+        st.markdown("**How near bits come to turning**")
+        figure.show(
+            figures.threshold_room(layers),
+            "threshold-room",
+            f"Rounding and the nearest bit's distance to its threshold in every binary layer; {differ:,} bits differ",
+            layers,
+            packing + imports + "figure = figures.threshold_room(deployment.twin(model, engine, x).layers)\n",
+        )
+        st.caption(
+            "Given the same input, a bit can turn only where the difference of the two graphs reaches past the nearest "
+            f"bit's distance: {'orange' if embedded else 'blue'} right of green."
+        )
+    with right:
+        times = engines.layer_times(model, isa)
+        words.badge("measured", f"medians of {times.attrs['runs']} runs, {where}, {engines.threads(engines.THREADS)}")
+        st.markdown("**Time of each layer**")
+        slowest = times.sort_values("packed_ms").iloc[-1]
+        figure.show(
+            figures.layer_dumbbells(times),
+            "layer-times",
+            f"Time of every layer in float and packed, where {slowest.layer} takes longest: {slowest.packed_ms:.3f} ms",
+            times,
+            packing + imports + "figure = figures.layer_dumbbells(deployment.layer_times(model, engine, x))\n",
+        )
+        st.caption(
+            f"Sum of the layers: {times.float_ms.sum():.2f} ms in float, {times.packed_ms.sum():.2f} ms packed. "
+            "Numbers say how many times as long float takes."
+        )
+    if differ:
+        st.markdown("**Bits that differ**")
+        figure.show(
+            figures.differing_bits(layers),
+            "differing-bits",
+            f"Bits that differ in every binary layer and why; the first is in {first[0]}",
+            layers,
+            packing + imports + "figure = figures.differing_bits(deployment.twin(model, engine, x).layers)\n",
+        )
+    with st.expander("Every layer as a table", icon=":material/table:"):
+        st.dataframe(
+            layers.merge(times, on="layer").drop(
+                columns=[] if embedded else ["matrices", "matrix_distance", "matrix_rounding"]
             ),
-            "carried": st.column_config.NumberColumn(
-                format="localized", help="Of these, that follow from bits that differ before."
-            ),
-            "distance": st.column_config.NumberColumn(
-                format="scientific", help=f"Farthest of the turned bits from its threshold; {ROUNDING:.0e} is allowed."
-            ),
-            "matrix_distance": st.column_config.NumberColumn(
-                "distance, matrices", format="scientific", help="The same of the bits turned by the matrices."
-            ),
-            "nearest": st.column_config.NumberColumn(format="scientific", help="Distance of the nearest bit of all."),
-            "rounding": st.column_config.NumberColumn(
-                format="scientific", help="Largest difference of the two graphs given the same input."
-            ),
-            "matrix_rounding": st.column_config.NumberColumn(
-                "rounding, matrices", format="scientific", help="The same with matrices as they were trained."
-            ),
-            "output_difference": st.column_config.NumberColumn(
-                "output, end to end", format="scientific", help="Largest absolute difference of the layer's output."
-            ),
-            "output_rounding": st.column_config.NumberColumn(
-                "output, same input", format="scientific", help="The same, both given the engine's input and matrices."
-            ),
-            "float_ms": st.column_config.NumberColumn("float, ms", format="%.4f"),
-            "packed_ms": st.column_config.NumberColumn("packed, ms", format="%.4f"),
-        },
-        alt="Bits, distances to thresholds, differences and times of every layer in both graphs",
-    )
-    st.caption("Distances and rounding are in standard deviations of the layer's distances to its thresholds.")
+            hide_index=True,
+            column_config={
+                "bits": st.column_config.NumberColumn(
+                    format="localized", help="Of the layer's input; 0 where it is real."
+                ),
+                "differ": st.column_config.NumberColumn(format="localized", help="Bits that differ, end to end."),
+                "turned": st.column_config.NumberColumn(format="localized", help="Of these, turned by float rounding."),
+                "matrices": st.column_config.NumberColumn(
+                    format="localized", help="Of these, turned by matrices in half precision."
+                ),
+                "carried": st.column_config.NumberColumn(
+                    format="localized", help="Of these, that follow from bits that differ before."
+                ),
+                "distance": st.column_config.NumberColumn(
+                    format="scientific",
+                    help=f"Farthest of the turned bits from its threshold; {ROUNDING:.0e} is allowed.",
+                ),
+                "matrix_distance": st.column_config.NumberColumn(
+                    "distance, matrices", format="scientific", help="The same of the bits turned by the matrices."
+                ),
+                "nearest": st.column_config.NumberColumn(
+                    format="scientific", help="Distance of the nearest bit of all."
+                ),
+                "rounding": st.column_config.NumberColumn(
+                    format="scientific", help="Largest difference of the two graphs given the same input."
+                ),
+                "matrix_rounding": st.column_config.NumberColumn(
+                    "rounding, matrices", format="scientific", help="The same with matrices as they were trained."
+                ),
+                "output_difference": st.column_config.NumberColumn(
+                    "output, end to end", format="scientific", help="Largest absolute difference of the layer's output."
+                ),
+                "output_rounding": st.column_config.NumberColumn(
+                    "output, same input",
+                    format="scientific",
+                    help="The same, both given the engine's input and matrices.",
+                ),
+                "float_ms": st.column_config.NumberColumn("float, ms", format="%.4f"),
+                "packed_ms": st.column_config.NumberColumn("packed, ms", format="%.4f"),
+            },
+            alt="Bits, distances to thresholds, differences and times of every layer in both graphs",
+        )
+        st.caption("Distances and rounding are in standard deviations of the layer's distances to its thresholds.")
 
 
 def _one_layer() -> None:
@@ -254,62 +261,57 @@ def _most_divided(ours: np.ndarray, packed: np.ndarray | None) -> int:
     return 0 if packed is None else int((ours != packed).sum((1, 2)).argmax())
 
 
-st.subheader("One layer, both ways")
-_one_layer()
-
-st.subheader("What comes out, and what it takes")
-left, right = _boxes(450, 450)
-with left:
-    words.badge("measured", "logits and their softmax, both graphs")
-    best = np.argsort(-twin.packed_logits, kind="stable")[:5]
-    st.dataframe(
-        pd.DataFrame(
-            {
-                "class": [names[k] for k in best],
-                "float": 100 * softmax(twin.float_logits)[best],
-                "packed": 100 * softmax(twin.packed_logits)[best],
-                "difference": (twin.packed_logits - twin.float_logits)[best],
-            }
-        ),
-        hide_index=True,
-        column_config={
-            "float": st.column_config.NumberColumn("float, %", format="%.3f"),
-            "packed": st.column_config.NumberColumn("packed, %", format="%.3f"),
-            "difference": st.column_config.NumberColumn("logits: packed − float", format="scientific"),
-        },
-        alt=f"The five likeliest classes in both graphs: {float_class} in float, {packed_class} packed",
-    )
-with right:
-    words.badge("measured", "sizes of the two files")
-    figure.show(
-        figures.file_bars(parts),
-        "files",
-        "What the checkpoint and the packed file hold",
-        parts,
-        "from pathlib import Path\n\n"
-        + figure.loading(model)
-        + "engine = bcdnet.pack(model)\n"
-        + imports
-        + f"size = Path({cache.checkpoint_name(model)!r}).stat().st_size\n"
-        + "packed = len(deployment.packed_file(engine))\n"
-        + "figure = figures.file_bars(deployment.file_parts(model, engine, size, packed))\n",
-    )
-    cost = cache.network_cost(model.config)
-    engine = engines.engine(model, isa)
-    st.caption(
-        f"Packed: {engine.binary_params:,} binary weights, {engine.real_params:,} other numbers. The checkpoint holds "
-        f"the {cost.params:,} parameters at 32 bits, and the statistics of batch normalisation."
-    )
-    st.download_button(
-        "Download the packed file",
-        engines.packed_file(model, isa),
-        f"{model.id}.packed.safetensors",
-        "application/octet-stream",
-        icon=":material/download:",
-        help="For `bcdnet.load_engine` and `bcdnet predict --engine packed`.",
-    )
-
-st.subheader("How fast it runs here")
+def _outcome() -> None:
+    left, right = _boxes(450, 450)
+    with left:
+        words.badge("measured", "logits and their softmax, both graphs")
+        best = np.argsort(-twin.packed_logits, kind="stable")[:5]
+        st.dataframe(
+            pd.DataFrame(
+                {
+                    "class": [names[k] for k in best],
+                    "float": 100 * softmax(twin.float_logits)[best],
+                    "packed": 100 * softmax(twin.packed_logits)[best],
+                    "difference": (twin.packed_logits - twin.float_logits)[best],
+                }
+            ),
+            hide_index=True,
+            column_config={
+                "float": st.column_config.NumberColumn("float, %", format="%.3f"),
+                "packed": st.column_config.NumberColumn("packed, %", format="%.3f"),
+                "difference": st.column_config.NumberColumn("logits: packed − float", format="scientific"),
+            },
+            alt=f"The five likeliest classes in both graphs: {float_class} in float, {packed_class} packed",
+        )
+    with right:
+        words.badge("measured", "sizes of the two files")
+        figure.show(
+            figures.file_bars(parts),
+            "files",
+            "What the checkpoint and the packed file hold",
+            parts,
+            "from pathlib import Path\n\n"
+            + figure.loading(model)
+            + "engine = bcdnet.pack(model)\n"
+            + imports
+            + f"size = Path({cache.checkpoint_name(model)!r}).stat().st_size\n"
+            + "packed = len(deployment.packed_file(engine))\n"
+            + "figure = figures.file_bars(deployment.file_parts(model, engine, size, packed))\n",
+        )
+        cost = cache.network_cost(model.config)
+        engine = engines.engine(model, isa)
+        st.caption(
+            f"Packed: {engine.binary_params:,} binary weights, {engine.real_params:,} other numbers. The checkpoint "
+            f"holds the {cost.params:,} parameters at 32 bits, and the statistics of batch normalisation."
+        )
+        st.download_button(
+            "Download the packed file",
+            engines.packed_file(model, isa),
+            f"{model.id}.packed.safetensors",
+            "application/octet-stream",
+            icon=":material/download:",
+            help="For `bcdnet.load_engine` and `bcdnet predict --engine packed`.",
+        )
 
 
 def _speed() -> None:
@@ -364,7 +366,27 @@ def _speed() -> None:
         )
 
 
-_speed()
+_TABS = {
+    "Layer by layer": _layer_by_layer,
+    "One layer, both ways": _one_layer,
+    "What comes out, and what it takes": _outcome,
+    "How fast it runs here": _speed,
+}
+
+
+@st.fragment
+def details() -> None:
+    state.valid("deployment_tab", list(_TABS), next(iter(_TABS)))
+    for tab, draw in zip(
+        st.tabs(list(_TABS), key="deployment_tab", on_change=state.remember), _TABS.values(), strict=True
+    ):
+        if tab.open:
+            with tab:
+                draw()
+    state.publish()
+
+
+details()
 words.misleads(
     "One picture is no proof. `bcdnet evaluate --engine packed` runs the whole test set through the engine.",
     "The float simulation binarizes its weights anew in every pass, as training needs it. Nobody would deploy that: "

@@ -13,6 +13,7 @@ _UPTO = {"norm": "batch norm", "shortcut": "and shortcut", "activation": "and RP
 _SPLIT = {"branches": "branches", "sources": "tokens read"}
 _CHANNELS = {"largest": "largest first", "number": "from the chosen one"}
 _REPLACE = {"zero": "nothing", "mean": "its mean"}
+_BOOK = ("The token", "One channel over all tokens", "The token as a table")
 _TABS = ("This picture", "Accuracy", "Every branch alone", "Shares")
 _SHARES = {"variance_share": "variance", "magnitude_share": "magnitude"}
 #: Channels beside each other.
@@ -103,43 +104,47 @@ def book() -> None:
     loading = figure.loading(model, picture) + "from analysis.branches import ledger_entry, term_rows\n"
     with drawing:
         words.badge("measured", "on the picture in the sidebar, in one forward pass")
-        figure.show(
-            figures.token_ledger(entry.token, shown),
-            "ledger",
-            f"What adds up at row {row}, column {col} of {layer}, by channel: {', '.join(entry.token.columns[1:-1])}",
-            entry.token,
-            loading + "from analysis.figures.branches import token_ledger\n\n"
-            f"entry = ledger_entry({asked})\n"
-            f"figure = token_ledger(entry.token, {shown!r})\n",
-        )
+        state.valid("book_tab", _BOOK, _BOOK[0])
+        token, maps, table = st.tabs(_BOOK, key="book_tab", on_change=state.remember)
         st.markdown(
             f"**Residual {words.scientific(entry.residual)}**: nowhere in the layer are the sums further than "
             "this from what the network itself computed, as a share of its largest value. "
             + ("That is rounding; nothing is left over." if entry.residual <= _ROUNDING else "That is too much.")
         )
-    rows = branches.term_rows(entry.channel)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.markdown(f"#### Channel {channel} over all tokens")
-        scope = selection.scale()
-    limits = scale.limits([list(maps.values()) for maps in rows], scope)
-    figure.show(
-        figures.term_maps(rows, limits, (row, col)),
-        "terms",
-        f"Maps of the terms of channel {channel} of {layer}, with row {row}, column {col} marked",
-        entry.channel,
-        loading + "from analysis.figures.branches import term_maps\n\n"
-        f"entry = ledger_entry({asked})\n"
-        f"rows = term_rows(entry.channel)\n"
-        f"figure = term_maps(rows, {limits!r}, ({row}, {col}))\n",
-    )
-    st.caption("Red adds, blue takes away; *total* is what the network itself computed.")
-    with st.expander("The token as a table", icon=":material/table:", on_change="rerun") as table:
-        if table.open:
-            st.dataframe(
+    if token.open:
+        with token:
+            figure.show(
+                figures.token_ledger(entry.token, shown),
+                "ledger",
+                f"What adds up at row {row}, column {col} of {layer}, by channel: "
+                + ", ".join(entry.token.columns[1:-1]),
                 entry.token,
-                hide_index=True,
-                alt=f"Every term of all {channels} channels of row {row}, column {col} of {layer}",
+                loading + "from analysis.figures.branches import token_ledger\n\n"
+                f"entry = ledger_entry({asked})\n"
+                f"figure = token_ledger(entry.token, {shown!r})\n",
             )
+    if maps.open:
+        with maps:
+            rows = branches.term_rows(entry.channel)
+            scope = selection.scale()
+            limits = scale.limits([list(maps.values()) for maps in rows], scope)
+            figure.show(
+                figures.term_maps(rows, limits, (row, col)),
+                "terms",
+                f"Maps of the terms of channel {channel} of {layer}, with row {row}, column {col} marked",
+                entry.channel,
+                loading + "from analysis.figures.branches import term_maps\n\n"
+                f"entry = ledger_entry({asked})\n"
+                f"rows = term_rows(entry.channel)\n"
+                f"figure = term_maps(rows, {limits!r}, ({row}, {col}))\n",
+            )
+            st.caption("Red adds, blue takes away; *total* is what the network itself computed.")
+    if table.open:
+        table.dataframe(
+            entry.token,
+            hide_index=True,
+            alt=f"Every term of all {channels} channels of row {row}, column {col} of {layer}",
+        )
     state.publish()
 
 

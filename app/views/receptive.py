@@ -23,6 +23,8 @@ names = list(layers)
 mlps = [name for name in names if layers[name].kind == "mlp"]
 image = np.asarray(cache.seen(model, picture).image)
 
+_TABS = ("What can reach it", "From layer to layer", "How much each pixel counts")
+
 #: A layer and the row and column of a token of its output map.
 Token = tuple[str, int, int]
 
@@ -60,12 +62,16 @@ def explore() -> None:
         )
         row, col = selection.token(model, picture, layer)
         first, beyond = _paths(layer)
-    _exact(drawing, controls, layer, row, col, first, beyond)
-    _growth(layer, row, col)
-    st.subheader("How much each pixel counts")
-    images = selection.images()
-    if images is not None:
-        _effective({other.title: (other, _counterpart(other, layer, row, col)) for other in models}, images)
+    with drawing:
+        state.valid("field_tab", _TABS, _TABS[0])
+        reach, growth, counts = st.tabs(_TABS, key="field_tab", on_change=state.remember)
+    _exact(reach if reach.open else None, controls, layer, row, col, first, beyond)
+    if growth.open:
+        with growth:
+            _growth(layer, row, col)
+    if counts.open and (images := selection.images()) is not None:
+        with counts:
+            _effective({other.title: (other, _counterpart(other, layer, row, col)) for other in models}, images)
     state.publish()
 
 
@@ -97,7 +103,7 @@ def _paths(layer: str) -> tuple[str, str]:
 
 
 def _exact(
-    drawing: st.delta_generator.DeltaGenerator,
+    drawing: st.delta_generator.DeltaGenerator | None,
     controls: st.delta_generator.DeltaGenerator,
     layer: str,
     row: int,
@@ -138,6 +144,8 @@ def _exact(
         )
         if model.config.embedding_ratio and alone.all():
             st.caption("A context embedding averages the whole map, so every pixel reaches every location from there.")
+    if drawing is None:
+        return
     with drawing:
         words.badge("computed", "exact for the architecture; no weights, no rounding")
         figure.show(
@@ -165,10 +173,9 @@ def _growth(layer: str, row: int, col: int) -> None:
         f"    {other.title!r}: receptive_field_growth(models[{other.title!r}], {token[0]}, {token[1]}),\n"
         for other, token in tokens.items()
     )
-    st.subheader("How it grows from layer to layer")
     words.badge("computed", "exact for the architectures")
     figure.show(
-        figures.growth_curve(growths, ids, size=320),
+        figures.growth_curve(growths, ids, size=460),
         "field-growth",
         "Share of the picture that one location can see, growing from layer to layer: at the end "
         + ", ".join(f"{100 * growth['share'].iloc[-1]:.0f} % in {title}" for title, growth in growths.items()),
@@ -176,7 +183,7 @@ def _growth(layer: str, row: int, col: int) -> None:
         figure.loading_models(models) + "from analysis.figures.receptive_field import growth_curve\n"
         "from analysis.receptive_field import receptive_field_growth\n\n"
         f"growths = {{\n{fields}}}\n"
-        f"figure = growth_curve(growths, {ids!r}, size=320)\n",
+        f"figure = growth_curve(growths, {ids!r}, size=460)\n",
     )
     st.caption(
         "For the location of each last map over the same place of the picture. Dotted: without going round the "

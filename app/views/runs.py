@@ -24,9 +24,6 @@ _WIDTH = 450
 #: States of runs whose files may change at any time.
 _LIVE = ("training", "silent")
 
-#: What there is below the charts; the second is drawn when it is opened.
-_TABS = ["Where each log ends", "By branch and kind of binary weight"]
-
 #: Words for strokes; an unknown precision gets the last.
 _STROKES = {"dot": "dotted", "solid": "solid", "dash": "dashed", "dashdot": "dash-dotted"}
 
@@ -43,12 +40,18 @@ class _Curve:
     top: float | None = None
 
 
-_CURVES = (
-    _Curve("train_loss", "Training loss"),
-    _Curve("test_top1", "Top-1 on the test set (%)", "train_top1", ".2f", " %"),
-    _Curve("flips", "Binary weights flipped since the row before", form=".2%"),
-    _Curve("error", "Binarization error, mean |W − α sign W|"),
-)
+#: Tab -> its curves; only the tab that is open is drawn. The last tells kinds of weights apart.
+_TABS: dict[str, tuple[_Curve, ...]] = {
+    "Loss and accuracy": (
+        _Curve("train_loss", "Training loss"),
+        _Curve("test_top1", "Top-1 on the test set (%)", "train_top1", ".2f", " %"),
+    ),
+    "Flips and binarization error": (
+        _Curve("flips", "Binary weights flipped since the row before", form=".2%"),
+        _Curve("error", "Binarization error, mean |W − α sign W|"),
+    ),
+    "By branch and kind of binary weight": (),
+}
 
 
 def _now() -> datetime.datetime:
@@ -197,15 +200,27 @@ def _over(chosen: Sequence[Run]) -> str:
         axes,
         required=True,
         key="runs_over",
+        on_change=state.remember,
         help="Epochs, passes over the training data, or iterations, updates of the weights; counted over all steps.",
     )
     return x
 
 
+def _draw_tab(curves: Sequence[_Curve], chosen: Sequence[Run], colors: Mapping[str, str], x: str) -> None:
+    if curves:
+        if absent := _draw_all(curves, chosen, colors, x):
+            titles = " and ".join(f"*{curve.title}*" for curve in absent)
+            st.caption(f":material/info: Not drawn: {titles}. No log of the chosen runs has it; older logs lack some.")
+    elif kinds := logs.kinds(chosen):
+        _draw_kinds(chosen, kinds, colors, x)
+    else:
+        st.info("No log of the chosen runs tells the kinds of binary weights apart; older logs do not.")
+
+
 def _draw_kinds(chosen: Sequence[Run], kinds: Sequence[str], colors: Mapping[str, str], x: str) -> None:
     measure = state.valid("runs_measure", ["error", "flips"], "error")
     st.segmented_control(
-        "Measure", ["error", "flips"], required=True, key="runs_measure",
+        "Measure", ["error", "flips"], required=True, key="runs_measure", on_change=state.remember,
         format_func=lambda name: {"error": "binarization error", "flips": "flips"}[name],
         help="The mean of |W − α sign W| (Eq. 23), or the share of weights whose sign changed since the row before.",
     )  # fmt: skip
@@ -329,26 +344,28 @@ if not offered:
     )
 elif not keys:
     st.info("Choose at least one run.")
-if drawn:
+
+
+@st.fragment
+def _curves() -> None:
     by_key = figures.run_colors(keys, st.session_state.get("run_colors"))
     st.session_state["run_colors"] = by_key
     colors = {offered[key].name: color for key, color in by_key.items()}
     x = _over(drawn)
     words.badge("measured", f"the logs of {len(drawn)} run{'s' if len(drawn) > 1 else ''}, named below the curves")
     _legend(drawn, colors)
-    if absent := _draw_all(_CURVES, drawn, colors, x):
-        titles = " and ".join(f"*{curve.title}*" for curve in absent)
-        st.caption(f":material/info: Not drawn: {titles}. No log of the chosen runs has it; older logs lack some.")
-    state.valid("runs_tab", _TABS, _TABS[0])
-    ends, by_kind = st.tabs(_TABS, key="runs_tab", on_change=state.remember)
-    with ends:
-        _table(drawn)
-    if by_kind.open:
-        with by_kind:
-            if kinds := logs.kinds(drawn):
-                _draw_kinds(drawn, kinds, colors, x)
-            else:
-                st.info("No log of the chosen runs tells the kinds of binary weights apart; older logs do not.")
+    state.valid("runs_tab", list(_TABS), next(iter(_TABS)))
+    for tab, curves in zip(st.tabs(list(_TABS), key="runs_tab", on_change=state.remember), _TABS.values(), strict=True):
+        if tab.open:
+            with tab:
+                _draw_tab(curves, drawn, colors, x)
+    state.publish()
+
+
+if drawn:
+    _curves()
+    st.markdown("**Where each log ends**")
+    _table(drawn)
 
 words.misleads(
     "The training loss holds label smoothing and the teacher's part, if there is one, so losses of other recipes do "

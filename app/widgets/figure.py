@@ -12,6 +12,7 @@ import streamlit as st
 from numpy.typing import NDArray
 from streamlit.elements.lib.streamlit_plotly_theme import GRAY_90
 
+from analysis.figures import palette
 from app.cache import ImageSet, Model, Picture, checkpoint_name, opening
 
 _HTML = """
@@ -74,10 +75,14 @@ def _legible(figure: go.Figure) -> go.Figure:
 
     The browser puts the theme's colour in place of the one named here.
     """
-    font = {"color": GRAY_90}
-    figure.update_xaxes(tickfont=font, title_font=font)
-    figure.update_yaxes(tickfont=font, title_font=font)
-    return figure.update_layout(font=font, title_font=font, legend_font=font)
+    ink = {"color": GRAY_90}
+    for part in (figure.layout.font, figure.layout.title.font, figure.layout.legend.font):
+        palette.change(part, **ink)
+    for axis in (*figure.select_xaxes(), *figure.select_yaxes()):
+        title = axis.title.to_plotly_json()
+        title["font"] = title.get("font", {}) | ink
+        palette.change(axis, tickfont=axis.tickfont.to_plotly_json() | ink, title=title)
+    return figure
 
 
 def loading(model: Model, picture: Picture | None = None) -> str:

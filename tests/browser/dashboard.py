@@ -28,13 +28,13 @@ FLAGS = [
 #: Name in the navigation -> words of the last thing on the page that no other page shows, and the number of charts
 #: outside closed expanders, at least: a page may have one more once a job that it began is done.
 PAGES = {
-    "Overview": ("Cards of the models", 2),
+    "Overview": ("Cards of the models", 1),
     "Sampling patterns": ("The same as a table", 1),
-    "Receptive fields": ("The smaller these shares", 3),
-    "Attribution": ("How each method works", 3),
-    "Branch ledger": ("the likeliest class|The likeliest class", 3),
+    "Receptive fields": ("How much each pixel counts", 1),
+    "Attribution": ("The methods", 3),
+    "Branch ledger": ("the likeliest class|The likeliest class", 2),
     "Binarization error": ("Within a set of images", 4),
-    "Deployment": ("Measure now", 4),
+    "Deployment": ("Every layer as a table", 2),
     "OPs trade-offs": ("The two that differ are OPs in full", 2),
     "Compare variants": ("How many", 1),
     "Training runs": ("Download all rows", 2),

@@ -48,7 +48,7 @@ def test_a_run_is_followed_to_its_end_without_a_click(visit: Visit, tmp_path: Pa
     look_into(visit, tmp_path / "runs")
     expect(visit.page.get_by_text("iteration 100 of 400")).to_be_visible()
     expect(visit.page).to_have_url(re.compile("runs%2Fmine|runs/mine"))
-    ready(visit, 4)
+    ready(visit, 2)
 
     points = visit.page.locator(".js-plotly-plot").first.locator("path.point")
     before = points.count()
@@ -62,5 +62,5 @@ def test_a_run_is_followed_to_its_end_without_a_click(visit: Visit, tmp_path: Pa
         (folder / f"step{number}.safetensors").touch()
     expect(visit.page.get_by_text("iteration 200 of 400")).to_have_count(0)
     expect(visit.page.get_by_text("Follow", exact=True)).to_have_count(0)
-    ready(visit, 4)
+    ready(visit, 2)
     visit.fine()
