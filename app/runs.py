@@ -46,6 +46,14 @@ def own(folder: str) -> tuple[dict[str, Run], list[str]]:
     return found, [run.problem for run in found.values() if run.problem]
 
 
+def is_folder(name: str) -> bool:
+    """Whether there is a folder of this name."""
+    try:
+        return Path(name).is_dir()
+    except OSError:  # longer than a name can be
+        return False
+
+
 @st.cache_data(show_spinner=False, max_entries=64, ttl=_SECONDS)
 def _read(log: Path) -> Run:
     return runs.read_run(log)

@@ -191,7 +191,9 @@ def test_a_typed_folder_takes_the_place_of_the_usual_one(folder: Path, tmp_path:
     again.text_input(key="folder").set_value(str(tmp_path / "else" / "x, y")).run()  # a run itself
     assert again.multiselect(key="runs").options == ["else/x, y"]
     again.text_input(key="folder").set_value(str(tmp_path / "nowhere")).run()
-    assert "No training runs were found in that folder" in said(again)
+    assert "No training runs were found in that folder: there is none of that name" in said(again)
+    again.text_input(key="folder").set_value("n" * 5000).run()
+    assert "No training runs were found in that folder: there is none of that name" in said(again)
     assert not again.exception
     again.text_input(key="folder").set_value("").run()
     assert again.multiselect(key="runs").options == ["own/usual"] and "folder" not in again.query_params

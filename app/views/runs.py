@@ -307,7 +307,8 @@ own, own_problems = runs.own(folder)
 shipped, problems = runs.shipped(cache.catalogue()[0])
 offered = {**own, **shipped}
 if typed and not own:
-    st.caption(":material/folder_off: No training runs were found in that folder: a run is a folder with a `log.csv`.")
+    why = "a run is a folder with a `log.csv`" if runs.is_folder(typed) else "there is none of that name on this server"
+    st.caption(f":material/folder_off: No training runs were found in that folder: {why}.")
 for problem in [*own_problems, *problems]:
     st.warning(problem, icon=":material/report:")
 keys = _choose(own, shipped)

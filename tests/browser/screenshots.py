@@ -18,11 +18,14 @@ WIDTH, HEIGHT, COLOURS = 1400, 1000, 128
 
 #: Page -> its tabs that get a picture of their own.
 TABS = {
+    "Overview": ("How they were trained",),
     "Sampling patterns": ("Back to the image", "How tokens are rebuilt", "Without wrap-round"),
+    "Receptive fields": ("From layer to layer", "How much each pixel counts"),
     "Attribution": ("Is it faithful?", "Randomised", "Surrogate meter", "Grid", "Two models"),
-    "Branch ledger": ("Accuracy", "Every branch alone", "Shares"),
+    "Branch ledger": ("One channel over all tokens", "Accuracy", "Every branch alone", "Shares"),
     "Binarization error": ("Margins", "Thresholds", "Fewest flips", "Information"),
-    "Training runs": ("By branch and kind of binary weight",),
+    "Deployment": ("One layer, both ways", "What comes out, and what it takes", "How fast it runs here"),
+    "Training runs": ("Flips and binarization error", "By branch and kind of binary weight"),
 }
 
 
@@ -46,7 +49,7 @@ def main(folder: Path = FOLDER, theme: str = "light") -> None:
             for tab in TABS.get(name, ()):
                 page.get_by_test_id("stMain").get_by_role("tab", name=tab, exact=True).click()
                 settled(page)
-                for ask in page.get_by_role("button", name="Compute it").all():
+                for ask in page.get_by_role("button", name=re.compile("Compute it|Measure now")).all():
                     ask.click()
                     settled(page)
                 panel = page.locator("[data-testid=stTabs]", has=page.get_by_role("tab", name=tab, exact=True)).last
