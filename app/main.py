@@ -5,7 +5,7 @@ import streamlit as st
 from PIL import Image
 
 from app import cache, state, uploads
-from app.widgets import selection
+from app.widgets import selection, theme
 
 # A drawn icon, because Streamlit's own would be fetched from the network: the short-range pattern, one bit a cell.
 CELLS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
@@ -49,4 +49,5 @@ selection.sidebar(cache.told_apart((*models, *uploads.models())))
 page.run()
 state.tell_dropped()
 state.publish()
+theme.watch()
 cache.settle()

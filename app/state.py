@@ -19,13 +19,13 @@ def restore(page: str) -> None:
     session = st.session_state
     if "link" not in session:
         session["link"] = st.query_params.to_dict()
-        session["names"], session["shown"], session["published"] = set(), set(), {}
+        session["names"], session["shown"], session["told"], session["published"] = set(), set(), set(), {}
         if "layer" in session["link"]:
             choose_layer()
     turned = session.get("page") != page
     session["page"] = page
     if turned:
-        session["shown"] = set()
+        session["shown"], session["told"] = set(), set()
     # A page that is left keeps what it last published: what was chosen inside a fragment is known there alone.
     published = session["published"] if turned else {}
     for name in session["names"]:
@@ -37,7 +37,24 @@ def restore(page: str) -> None:
 def remember() -> None:
     """Note the selection for the next page; a callback of widgets in fragments, whose run may be cut short."""
     session = st.session_state
-    session["published"] = {name: session[name] for name in session["names"] if name in session}
+    session["published"] |= {name: session[name] for name in session["names"] if name in session}
+
+
+def last(name: str) -> Any:
+    """What was chosen last, also if its widget is not drawn at the moment; None if nothing was."""
+    return st.session_state.get(name, st.session_state["published"].get(name))
+
+
+def forget(name: str) -> None:
+    """Choose ``name`` anew, as if the reader had not."""
+    for kept in (st.session_state, st.session_state["published"]):
+        kept.pop(name, None)
+
+
+def open_tab() -> None:
+    """Take over which tab is open; a callback of tabs of which only the open one is drawn."""
+    remember()
+    st.session_state["told"] = set()
 
 
 def publish() -> None:
@@ -98,9 +115,16 @@ def linked(name: str) -> str:
 
 def _taken(name: str) -> str | None:
     """Note that the page shows ``name``; what the address says of it, the first time."""
-    st.session_state["names"].add(name)
-    st.session_state["shown"].add(name)
-    value: Any = st.session_state["link"].pop(name, None)
+    session = st.session_state
+    if name not in session and name in session["published"]:
+        # Its tab was closed for a while.
+        session[name] = session["published"][name]
+    elif name not in session["told"] and name in session:
+        # Set again, or a browser that has not drawn the widget for a while is not told its value.
+        session[name] = session[name]
+    for names in ("names", "shown", "told"):
+        session[names].add(name)
+    value: Any = session["link"].pop(name, None)
     return value
 
 

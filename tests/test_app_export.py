@@ -8,15 +8,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from pages import charts, until
+from pages import charts, each_tab, until
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from app.widgets import figure
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Page -> figures, once its jobs are done: on receptive fields, effective ones of three models.
-PAGES = {"sampling": 1, "receptive": 5, "binarizing": 4, "attributions": 3}
+#: Page -> tab -> figures, once its jobs are done: on receptive fields, effective ones of three models.
+PAGES = {
+    "sampling": {"": 1},
+    "receptive": {"What can reach it": 1, "From layer to layer": 1, "How much each pixel counts": 3},
+    "ledger": {"The token": 2, "One channel over all tokens": 2, "The token as a table": 1},
+    "binarizing": {"": 4},
+    "attributions": {"": 3},
+}
 
 
 @pytest.mark.parametrize("source", ["Test image", "Upload"])
@@ -33,11 +39,14 @@ def test_the_code_of_every_figure_makes_what_is_drawn(
         at.segmented_control(key="source").set_value("Upload").run()
         at.file_uploader(key="upload").upload("any.png", (tmp_path / "your-picture.png").read_bytes())
     at.switch_page(f"views/{page}.py").run()
-    until(at, lambda at: charts(at) == PAGES[page])
-    assert not at.exception
-    drawn = [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
-    codes = [block.value for block in at.code]
-    assert len(codes) == len(drawn)
+    drawn, codes, counts = [], [], {}
+    for tab in each_tab(at, page):
+        until(at, lambda at, tab=tab: charts(at) == PAGES[page][tab])
+        assert not at.exception
+        counts[tab] = charts(at)
+        drawn += [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
+        codes += [block.value for block in at.code]
+    assert len(codes) == len(drawn) and counts == PAGES[page]
     assert any("decode_image" in code for code in codes) == (source == "Upload")
     (tmp_path / "assets").symlink_to(ROOT / "assets")
     monkeypatch.chdir(tmp_path)  # where a reader keeps the picture

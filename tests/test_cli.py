@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -93,6 +94,22 @@ def test_ops(run) -> None:
     assert smaller["bops"] == 4_816_896_000 * 64**2 // 224**2
     assert document["layers"][-2]["macs"] - smaller["layers"][-2]["macs"] == 990 * 1024
     assert "4,816,896,000" in run("ops", "bcdnet_a").out
+
+
+def test_a_table_in_a_pipe_is_cut_nowhere(run) -> None:
+    command = [sys.executable, "-m", "bcdnet", "ops", "bcdnet_a"]
+    narrow = os.environ | {"COLUMNS": "40"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=narrow)
+    assert done.returncode == 0, done.stderr
+    lines = [[cell.strip() for cell in re.split("[┃│]", line)[1:-1]] for line in done.stdout.splitlines()]
+    header, *rows = [cells for cells in lines if cells]
+    assert header == ["name", "kind", "output", "params", "binary_params", "bops", "macs", "elementwise"]
+    layers = run("ops", "bcdnet_a", "--json").json()["layers"]
+    numbers = header[3:]
+    assert rows == [
+        [layer["name"], layer["kind"], "×".join(map(str, layer["output"])), *(f"{layer[n]:,}" for n in numbers)]
+        for layer in layers
+    ]
 
 
 def test_predict(run, checkpoint: Path, pictures: Path) -> None:

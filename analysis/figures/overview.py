@@ -38,7 +38,7 @@ def training_curves(
                     y=part.test_top1,
                     name=title,
                     legendgroup=title,
-                    showlegend=step == points.step.max(),  # the stroke of its last step
+                    showlegend=bool(step == points.step.max()),  # the stroke of its last step
                     mode="lines+markers",
                     marker_size=5,
                     line={

@@ -234,7 +234,7 @@ _MOST, _LAYERS = 6, 4
 @st.fragment
 def more() -> None:
     state.valid("attribution_tab", _TABS, _TABS[0])
-    tabs = st.tabs(_TABS, key="attribution_tab", on_change=state.remember)
+    tabs = st.tabs(_TABS, key="attribution_tab", on_change=state.open_tab)
     for tab, draw in zip(tabs, (_methods, _faithful, _randomised, _surrogate, _grid, _two_models), strict=True):
         if tab.open:
             with tab:
@@ -378,8 +378,8 @@ def _surrogate() -> None:
 def _members(axis: str, offered: list[str], default: list[str], name: Callable[[str], str]) -> list[str]:
     """What stands along an axis of the grid: ``default``, which follows class and method, until the reader chooses."""
     key, begun = f"grid_{axis}", f"grid_{axis}_begun"
-    if st.session_state.get(key) == st.session_state.get(begun):
-        st.session_state.pop(key, None)
+    if state.last(key) == st.session_state.get(begun):
+        state.forget(key)
     state.several(key, offered, default, _MOST)
     st.session_state[begun] = default
     return st.multiselect(

@@ -700,7 +700,7 @@ def _information() -> None:
 @st.fragment
 def details() -> None:
     state.valid("details", list(_DETAILS), _DETAILS[0])
-    tabs = st.tabs(list(_DETAILS), key="details", on_change=state.remember)
+    tabs = st.tabs(list(_DETAILS), key="details", on_change=state.open_tab)
     for tab, draw in zip(tabs, (_activations, _margins, _thresholds, _flips, _information), strict=True):
         if tab.open:
             with tab:

@@ -292,8 +292,8 @@ def _scatter_code(
 
 def _start_over() -> None:
     """Another variant to start from: what was changed in the last one is forgotten."""
-    for name in [name for name in st.session_state if str(name).startswith("design_")]:
-        del st.session_state[name]
+    for name in [name for name in st.session_state["names"] if name.startswith("design_")]:
+        state.forget(name)
     state.remember()
 
 
@@ -566,7 +566,7 @@ workbench()
 def printed() -> None:
     names = [f"Table {number}" for number in range(1, 7)]
     state.valid("paper_table", names, names[0])
-    for number, tab in enumerate(st.tabs(names, key="paper_table", on_change=state.remember), start=1):
+    for number, tab in enumerate(st.tabs(names, key="paper_table", on_change=state.open_tab), start=1):
         if tab.open:
             with tab:
                 _printed(number)

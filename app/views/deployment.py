@@ -378,7 +378,7 @@ _TABS = {
 def details() -> None:
     state.valid("deployment_tab", list(_TABS), next(iter(_TABS)))
     for tab, draw in zip(
-        st.tabs(list(_TABS), key="deployment_tab", on_change=state.remember), _TABS.values(), strict=True
+        st.tabs(list(_TABS), key="deployment_tab", on_change=state.open_tab), _TABS.values(), strict=True
     ):
         if tab.open:
             with tab:

@@ -105,7 +105,7 @@ def book() -> None:
     with drawing:
         words.badge("measured", "on the picture in the sidebar, in one forward pass")
         state.valid("book_tab", _BOOK, _BOOK[0])
-        token, maps, table = st.tabs(_BOOK, key="book_tab", on_change=state.remember)
+        token, maps, table = st.tabs(_BOOK, key="book_tab", on_change=state.open_tab)
         st.markdown(
             f"**Residual {words.scientific(entry.residual)}**: nowhere in the layer are the sums further than "
             "this from what the network itself computed, as a share of its largest value. "
@@ -352,7 +352,7 @@ def _shares() -> None:
 def switchboard() -> None:
     off, replace = _choose(), _replaced()
     state.valid("ledger_tab", list(_TABS), _TABS[0])
-    tabs = st.tabs(list(_TABS), key="ledger_tab", on_change=state.remember)
+    tabs = st.tabs(list(_TABS), key="ledger_tab", on_change=state.open_tab)
     draws = (
         lambda: _picture(off, replace),
         lambda: _accuracy(off, replace),

@@ -186,7 +186,7 @@ def trained() -> None:
     )
 
     state.valid("overview_tab", _TABS, _TABS[0])
-    accuracies, training = st.tabs(_TABS, key="overview_tab", on_change=state.remember)
+    accuracies, training = st.tabs(_TABS, key="overview_tab", on_change=state.open_tab)
     if accuracies.open:
         with accuracies:
             _accuracies(shown, table.dropna(subset=["Top-1"]))
@@ -208,9 +208,10 @@ with st.container(horizontal=True):
         ("costs", "What accuracy does an operation buy?"),
         ("compare", "Where do up to four variants part?"),
         ("runs", "How did accuracy, flips and error go in training?"),
+        ("own", "What do a checkpoint and images of your own show?"),
     ):
-        # As wide as three in a row allow; a narrow window has fewer.
-        with st.container(border=True, width=300, gap="xsmall"):
+        # As wide as four in a row allow; a narrow window has fewer.
+        with st.container(border=True, width=222, gap="xsmall"):
             st.page_link(f"views/{page}.py", icon=":material/arrow_forward:")
             st.caption(question)
 

@@ -64,7 +64,7 @@ def explore() -> None:
         first, beyond = _paths(layer)
     with drawing:
         state.valid("field_tab", _TABS, _TABS[0])
-        reach, growth, counts = st.tabs(_TABS, key="field_tab", on_change=state.remember)
+        reach, growth, counts = st.tabs(_TABS, key="field_tab", on_change=state.open_tab)
     _exact(reach if reach.open else None, controls, layer, row, col, first, beyond)
     if growth.open:
         with growth:

@@ -93,7 +93,7 @@ def _choose(own: Mapping[str, Run], shipped: Mapping[str, Run]) -> list[str]:
 
 def _choose_anew() -> None:
     """Another folder is looked into for what lies there."""
-    st.session_state.pop("runs", None)
+    state.forget("runs")
 
 
 def _progress(chosen: Sequence[Run]) -> None:
@@ -356,7 +356,7 @@ def _curves() -> None:
     words.badge("measured", f"the logs of {len(drawn)} run{'s' if len(drawn) > 1 else ''}, named below the curves")
     _legend(drawn, colors)
     state.valid("runs_tab", list(_TABS), next(iter(_TABS)))
-    for tab, curves in zip(st.tabs(list(_TABS), key="runs_tab", on_change=state.remember), _TABS.values(), strict=True):
+    for tab, curves in zip(st.tabs(list(_TABS), key="runs_tab", on_change=state.open_tab), _TABS.values(), strict=True):
         if tab.open:
             with tab:
                 _draw_tab(curves, drawn, colors, x)

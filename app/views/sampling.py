@@ -96,7 +96,7 @@ _TABS = ["The same as a table", "Back to the image", "How tokens are rebuilt", "
 def _go_on(layer: str, about: cache.Layer, row: int, col: int, sources: pd.DataFrame) -> None:
     labels = list(dict.fromkeys(sources.branch))
     state.valid("sampling_tab", _TABS, _TABS[0])
-    table, back, rebuilt, border = st.tabs(_TABS, key="sampling_tab", on_change=state.remember)
+    table, back, rebuilt, border = st.tabs(_TABS, key="sampling_tab", on_change=state.open_tab)
     with table:
         st.dataframe(
             sources.assign(weight=100 * sources.weight),

@@ -10,10 +10,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 from numpy.typing import NDArray
-from streamlit.elements.lib.streamlit_plotly_theme import GRAY_90
 
 from analysis.figures import palette
 from app.cache import ImageSet, Model, Picture, checkpoint_name, opening
+from app.widgets import theme
 
 _HTML = """
 <div class="buttons">
@@ -71,11 +71,8 @@ def show(figure: go.Figure, name: str, alt: str, data: Data, code: str, **chart:
 
 
 def _legible(figure: go.Figure) -> go.Figure:
-    """The figure with words as dark, or bright, as the page's own: Streamlit's grey is too pale on white to read.
-
-    The browser puts the theme's colour in place of the one named here.
-    """
-    ink = {"color": GRAY_90}
+    """The figure with words as dark, or bright, as the page's own: Streamlit's grey is too pale on white to read."""
+    ink = {"color": theme.ink()}
     for part in (figure.layout.font, figure.layout.title.font, figure.layout.legend.font):
         palette.change(part, **ink)
     for axis in (*figure.select_xaxes(), *figure.select_yaxes()):

@@ -198,5 +198,7 @@ def test_the_code_of_every_figure_makes_what_is_drawn(
 def test_the_papers_table_that_is_looked_at_is_in_the_link() -> None:
     at = open_page(paper_table="Table 4")
     assert_fine(at)
+    tables = [frame.proto.alt for frame in at.dataframe if frame.proto.alt.startswith("The paper's Table")]
+    assert tables == ["The paper's Table 4"]
     (tabs,) = at.get("tab_container")
     assert at.tabs[tabs.proto.tab_container.default_tab_index].label == at.query_params["paper_table"] == "Table 4"

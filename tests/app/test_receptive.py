@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pages import assert_fine, metrics, open_page, until
+from pages import assert_fine, charts, each_tab, metrics, open_page, until
 from streamlit.testing.v1 import AppTest
 
 from analysis import receptive_field
 from app import cache
 
 ROOT = Path(__file__).resolve().parents[2]
+GROWTH, COUNTS = "From layer to layer", "How much each pixel counts"
 
 
 def drawn(at: AppTest, alt: str) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def test_the_set_is_the_analysis_own_with_what_only_wrapping_or_no_convolution_r
 
 
 def test_fields_of_several_models_grow_in_one_figure() -> None:
-    at = open_page("receptive", model="a_bcdnet", beside="reactnet,b_bcdnet")
+    at = open_page("receptive", field_tab=GROWTH, model="a_bcdnet", beside="reactnet,b_bcdnet")
     assert_fine(at)
     names = [trace["name"] for trace in drawn(at, "Share of the picture")["data"]]
     titles = [model_of(identity).title for identity in ("a_bcdnet", "reactnet", "b_bcdnet")]
@@ -72,7 +73,7 @@ def test_fields_of_several_models_grow_in_one_figure() -> None:
 
 
 def test_effective_fields_by_both_methods_stand_side_by_side_and_are_compared() -> None:
-    where = {"layer": "mlp1_1", "row": "2", "col": "3"}
+    where = {"field_tab": COUNTS, "layer": "mlp1_1", "row": "2", "col": "3"}
     at = open_page("receptive", model="a_bcdnet", beside="reactnet", erf_method="both", **where)
     agreed(at)
     finished(at, 4)
@@ -97,7 +98,7 @@ def test_effective_fields_by_both_methods_stand_side_by_side_and_are_compared() 
 
 
 def test_one_scale_for_all_maps_has_one_largest_value() -> None:
-    at = finished(open_page("receptive", model="a_bcdnet", beside="reactnet", scale="all"), 2)
+    at = finished(open_page("receptive", field_tab=COUNTS, model="a_bcdnet", beside="reactnet", scale="all"), 2)
     tops = {
         json.loads(chart.proto.spec)["data"][0]["zmax"]
         for chart in at.get("plotly_chart")
@@ -115,9 +116,12 @@ def test_one_scale_for_all_maps_has_one_largest_value() -> None:
 
 def test_much_work_tells_its_cost_and_waits_for_one_consent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "seconds_per_image", lambda model: 0.01)
-    at = open_page(
-        "receptive", model="reactnet", beside="a_bcdnet", layer="conv1_3x3", row="2", col="3", erf_method="perturbation"
-    )
+    where = {"layer": "conv1_3x3", "row": "2", "col": "3"}
+    at = open_page("receptive", model="reactnet", beside="a_bcdnet", erf_method="perturbation", **where)
+    assert_fine(at)
+    assert not at.info and charts(at) == 1  # nothing is asked until the tab is opened
+    at.session_state["field_tab"] = COUNTS
+    at.run()
     assert_fine(at)
     # 16 images, each once whole and once for each of 14 x 14 blocks, which MLPs take twice: 3152 and 6288 passes.
     assert ["9,440 forward passes, about 2 min" in note.value for note in at.info] == [True] and fields(at) == 0
@@ -129,13 +133,17 @@ def test_the_code_of_every_figure_makes_what_is_drawn(monkeypatch: pytest.Monkey
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("BCDNET_CHECKPOINTS")
     at = open_page("receptive", model="fmnist_bcdnet_a", beside="fmnist_reactnet_a", field_branch="long")
-    finished(at, 2)
-    charts = at.get("plotly_chart")
-    assert len(at.code) == len(charts) == 4
-    for code, chart in zip(at.code, charts, strict=True):
-        scope: dict[str, Any] = {}
-        exec(code.value, scope)
-        made, shown = json.loads(scope["figure"].to_json()), json.loads(chart.proto.spec)
-        assert [trace["type"] for trace in made["data"]] == [trace["type"] for trace in shown["data"]]
-        assert made["data"][0].get("z") == shown["data"][0].get("z")
-        assert made["data"][0].get("y") == shown["data"][0].get("y")
+    counts = []
+    for tab in each_tab(at, "receptive"):
+        if tab == COUNTS:
+            finished(at, 2)
+        assert_fine(at)
+        counts.append(charts(at))
+        for code, chart in zip(at.code, at.get("plotly_chart"), strict=True):
+            scope: dict[str, Any] = {}
+            exec(code.value, scope)
+            made, shown = json.loads(scope["figure"].to_json()), json.loads(chart.proto.spec)
+            assert [trace["type"] for trace in made["data"]] == [trace["type"] for trace in shown["data"]]
+            assert made["data"][0].get("z") == shown["data"][0].get("z")
+            assert made["data"][0].get("y") == shown["data"][0].get("y")
+    assert counts == [1, 1, 2]

@@ -74,6 +74,28 @@ def test_arrow_keys_move_the_token_and_stop_at_the_border(visit: Visit) -> None:
     visit.fine()
 
 
+def test_a_choice_inside_a_tab_survives_its_closing_and_holds_on_other_pages(visit: Visit) -> None:
+    def look(page: str, tab: str) -> None:
+        if visit.page.get_by_role("heading", level=1).inner_text() != page:
+            visit.go(page)
+            visit.ready(page)
+        visit.page.get_by_test_id("stMain").get_by_role("tab", name=tab, exact=True).click()
+        visit.settled()
+
+    chosen = visit.page.get_by_test_id("stMain").get_by_role("radio", name="all maps")
+    look("Receptive fields", "How much each pixel counts")
+    expect(chosen).not_to_be_checked()
+    chosen.click()
+    expect(visit.page).to_have_url(re.compile("scale=all"))
+    look("Receptive fields", "What can reach it")
+    expect(chosen).to_have_count(0)
+    look("Receptive fields", "How much each pixel counts")
+    expect(chosen).to_be_checked()
+    look("Branch ledger", "One channel over all tokens")
+    expect(chosen).to_be_checked()
+    visit.fine()
+
+
 def test_a_token_typed_moves_the_map(visit: Visit) -> None:
     visit.go("Sampling patterns")
     visit.ready("Sampling patterns")
