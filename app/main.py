@@ -46,8 +46,10 @@ models, problems = cache.catalogue()
 for problem in filter(None, (*problems, uploads.folder_problem())):
     st.warning(problem, icon=":material/report:")
 selection.sidebar(cache.told_apart((*models, *uploads.models())))
-page.run()
-state.tell_dropped()
+try:
+    page.run()
+finally:
+    state.tell_dropped()  # also where a page has to stop early
 state.publish()
 theme.watch()
 cache.settle()

@@ -49,8 +49,8 @@ def own(folder: str) -> tuple[dict[str, Run], list[str]]:
 def is_folder(name: str) -> bool:
     """Whether there is a folder of this name."""
     try:
-        return Path(name).is_dir()
-    except OSError:  # longer than a name can be
+        return Path(name).expanduser().is_dir()
+    except (OSError, RuntimeError):  # longer than a name can be, or a home of nobody's
         return False
 
 

@@ -58,7 +58,8 @@ def open_tab() -> None:
 
 
 def publish() -> None:
-    """Write what this page shows into the address."""
+    """Write what this page, or a fragment of it, shows into the address."""
+    tell_dropped()
     remember()
     texts = {}
     for name in sorted(st.session_state["shown"]):
@@ -130,7 +131,7 @@ def _taken(name: str) -> str | None:
 
 def _drop(name: str, value: str) -> None:
     """Note that a link asked for something that is not on offer."""
-    told = value[:40].replace("`", "")  # anybody may have written the link
+    told = " ".join(value.split())[:40].replace("`", "")  # anybody may have written the link
     st.session_state.setdefault("dropped", []).append(f"`{name}={told}`")
 
 

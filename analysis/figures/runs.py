@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.figures.palette import CYCLE, MODELS, layout
+from analysis.figures.palette import CYCLE, MODELS, change, layout
 
 _STROKES = {"32/1": "dot", "1/1": "solid", "32/32": "dash"}
 
@@ -67,16 +67,16 @@ def run_curves(
     Example:
         >>> run_curves(curves([read_run(Path("assets/checkpoints/elpv_twin.csv"))], "lr"), "", {"elpv_twin": "red"})
     """
-    fig = go.Figure()
+    lines = []
     for data, width in ((thin, 1.2), (curves, 2.0)):
         if data is None:
             continue
         for _, part in data.dropna(subset=x).groupby(["run", "step"], sort=False):
-            run, step, precision = part.iloc[0][["run", "step", "precision"]]
-            fig.add_trace(
+            run, step, precision = (part[name].iat[0] for name in ("run", "step", "precision"))
+            lines.append(
                 go.Scatter(
-                    x=part[x],
-                    y=part.value,
+                    x=part[x].to_numpy(),
+                    y=part.value.to_numpy(),
                     # Dots of a long log would hide its line.
                     mode="lines" if data is thin or len(part) > 60 else "lines+markers",
                     marker_size=5,
@@ -87,8 +87,13 @@ def run_curves(
                     f"{' in training' if data is thin else ''}<extra></extra>",
                 )
             )
-    layout(fig, height=size, title=title, legend=False)
+    fig = layout(go.Figure(lines), height=size, title=title, legend=False)
     # A title of one line and no legend above the plot; a zoom stays while a run that trains is drawn anew.
-    fig.update_layout(margin_t=36, uirevision=x)
-    fig.update_yaxes(tickformat="~%" if "%" in form else None, range=None if top is None else [0, 1.05 * top])
-    return fig.update_xaxes(title_text=_AXES[x], rangemode="tozero")
+    fig.layout.margin.t, fig.layout.uirevision = 36, x
+    change(
+        fig.layout.yaxis,
+        tickformat="~%" if "%" in form else None,
+        range=None if top is None else [0, 1.05 * top],
+    )
+    change(fig.layout.xaxis, title={"text": _AXES[x]}, rangemode="tozero")
+    return fig
