@@ -1,5 +1,7 @@
 """The dashboard's entry: page list, and the selection that all pages share."""
 
+import time
+
 import numpy as np
 import streamlit as st
 from PIL import Image
@@ -37,10 +39,16 @@ PAGES = [
             help="A checkpoint or a set of images of your own, for all the other pages."),
 ]  # fmt: skip
 
+#: Seconds before a new reader's browser is sent more than the heading.
+_BREATH = 0.1
+
 page = st.navigation(PAGES)
-# Before anything that takes long, so that a reader sees at once where he is.
+# Before anything that takes long, so that a reader sees at once where he is. A browser that was never here draws it
+# only together with what follows in the same breath, half a second later: the first time it gets a breath for it.
 st.title(page.title)
 st.caption(page.help)
+if state.begins():
+    time.sleep(_BREATH)
 state.restore(page.title)
 models, problems = cache.catalogue()
 for problem in filter(None, (*problems, uploads.folder_problem())):

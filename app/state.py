@@ -14,10 +14,15 @@ import streamlit as st
 T = TypeVar("T")
 
 
+def begins() -> bool:
+    """Whether this is a session's first run, which :func:`restore` has not seen yet."""
+    return "link" not in st.session_state
+
+
 def restore(page: str) -> None:
     """Begin a run of a page: read the address at a session's first one, and bring back what other pages chose."""
     session = st.session_state
-    if "link" not in session:
+    if begins():
         session["link"] = st.query_params.to_dict()
         session["names"], session["shown"], session["told"], session["published"] = set(), set(), set(), {}
         if "layer" in session["link"]:

@@ -11,7 +11,7 @@ from PIL import Image
 from plotly.colors import label_rgb, sample_colorscale, unlabel_rgb
 from plotly.subplots import make_subplots
 
-from analysis.figures.palette import BLUE, DIVERGING, GREY, backdrop, layout
+from analysis.figures.palette import BLUE, DIVERGING, GREY, backdrop, change, layout
 
 Map = NDArray[np.floating]
 Picture = NDArray[np.uint8]
@@ -86,9 +86,10 @@ def side_by_side(
         _add_map(fig, where, values, limit if shared else limits[title] or 1.0, not shared, pictures[k], box, columns)
     _add_color_bar(fig, limit if shared else 1.0, unit if shared else "share of each<br>map's largest")
     layout(fig, height=size or 60 + (310, 310, 290, 240)[columns - 1] * rows, legend=False)
-    fig.update_xaxes(visible=False, constrain="domain", matches=None)
-    fig.update_yaxes(visible=False, constrain="domain", matches=None)
-    return fig.update_layout(margin_t=12 if titles == [""] else 34 if shared else 50)
+    for axis in (*fig.select_xaxes(), *fig.select_yaxes()):
+        change(axis, visible=False, constrain="domain", matches=None)
+    fig.layout.margin.t = 12 if titles == [""] else 34 if shared else 50
+    return fig
 
 
 def map_grid(
@@ -281,8 +282,8 @@ def _add_map(
     if text := _blank(values):
         over = {"xref": f"{axes[0]} domain", "yref": f"{axes[1]} domain", "x": 0.5, "y": 0.5, "showarrow": False}
         fig.add_annotation(text=text, font_color="black", bgcolor="rgba(255,255,255,0.8)", **over)
-    fig.update_xaxes(range=[-0.5, columns - 0.5], row=where[0], col=where[1])
-    fig.update_yaxes(range=[rows - 0.5, -0.5], scaleanchor=axes[0], row=where[0], col=where[1])
+    change(fig.layout[f"xaxis{axes[0][1:]}"], range=[-0.5, columns - 0.5])
+    change(fig.layout[f"yaxis{axes[1][1:]}"], range=[rows - 0.5, -0.5], scaleanchor=axes[0])
 
 
 def _blank(map: Map) -> str:

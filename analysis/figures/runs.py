@@ -78,7 +78,7 @@ def run_curves(
                     x=part[x].to_numpy(),
                     y=part.value.to_numpy(),
                     # Dots of a long log would hide its line.
-                    mode="lines" if data is thin or len(part) > 60 else "lines+markers",
+                    mode="lines" if data is thin or len(part) > 20 else "lines+markers",
                     marker_size=5,
                     line={"color": colors[run], "width": width, "dash": stroke(precision)},
                     meta=[run, int(step), precision],
