@@ -40,7 +40,7 @@ PAGES = [
 ]  # fmt: skip
 
 #: Seconds before a new reader's browser is sent more than the heading.
-_BREATH = 0.1
+_BREATH = 0.15
 
 page = st.navigation(PAGES)
 # Before anything that takes long, so that a reader sees at once where he is. A browser that was never here draws it

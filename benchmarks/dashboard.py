@@ -56,9 +56,8 @@ WATCH = """() => {
   const app = document.querySelector("[data-testid=stApp]");
   document.addEventListener("pointerdown", () => { window.wait = {from: performance.now()} }, true);
   new MutationObserver(() => {
-    if (!window.wait) return;
-    if (app.dataset.testScriptState !== "notRunning") window.wait.ran = true;
-    else if (window.wait.ran)
+    // The state of a page at rest changes at the click only; a quick run may have come and gone since.
+    if (window.wait && app.dataset.testScriptState === "notRunning")
       requestAnimationFrame(() => requestAnimationFrame(() => { window.wait.until = performance.now() }));
   }).observe(app, {attributes: true, attributeFilter: ["data-test-script-state"]});
 }"""
