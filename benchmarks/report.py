@@ -187,7 +187,7 @@ def dashboard_tables(document: Mapping[str, Any]) -> dict[str, str]:
     body = []
     for name, found in document["pages"].items():
         cells = (f"{found[kind]['median']:.2f} ({found[kind]['p95']:.2f})" if kind in found else "–" for kind in kinds)
-        body.append([name, *cells, found.get("click_on", "–")])
+        body.append([name, *cells, found.get("click_on", "–").replace("|", r"\|")])
     rounds = len(next(iter(document["pages"].values()))["first_paint"]["all"])
     return {
         "dashboard": table(["page", *kinds.values(), "clicked on"], body),
