@@ -154,7 +154,8 @@ def test_an_answer_of_the_gallery_is_explained_after_one_click(visit: Visit) -> 
     label = re.search(rf"№ {key} · (.+?) ·", page.get_by_text(f"№ {key} ·").first.inner_text())
     assert key != "0" and said is not None and label is not None
     answer.click()
-    visit.ready("Attribution")
+    # Its maps may ask before they take long, on a busy machine.
+    expect(page.get_by_role("heading", name="Attribution", level=1)).to_be_visible()
     visit.settled()
     sidebar = page.get_by_test_id("stSidebar")
     expect(sidebar.get_by_label("Number", exact=True)).to_have_value(key)
