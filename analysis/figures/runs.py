@@ -72,7 +72,7 @@ def run_curves(
         if data is None:
             continue
         for _, part in data.dropna(subset=x).groupby(["run", "step"], sort=False):
-            run, step, precision = (part[name].iat[0] for name in ("run", "step", "precision"))
+            run, step, precision = part.iloc[0][["run", "step", "precision"]]
             lines.append(
                 go.Scatter(
                     x=part[x].to_numpy(),
