@@ -105,7 +105,7 @@ def book() -> None:
     with drawing:
         words.badge("measured", "on the picture in the sidebar, in one forward pass")
         state.valid("book_tab", _BOOK, _BOOK[0])
-        token, maps, table = st.tabs(_BOOK, key="book_tab", on_change=state.open_tab)
+        token, channel_maps, table = st.tabs(_BOOK, key="book_tab", on_change=state.open_tab)
         st.markdown(
             f"**Residual {words.scientific(entry.residual)}**: nowhere in the layer are the sums further than "
             "this from what the network itself computed, as a share of its largest value. "
@@ -123,8 +123,8 @@ def book() -> None:
                 f"entry = ledger_entry({asked})\n"
                 f"figure = token_ledger(entry.token, {shown!r})\n",
             )
-    if maps.open:
-        with maps:
+    if channel_maps.open:
+        with channel_maps:
             rows = branches.term_rows(entry.channel)
             scope = selection.scale()
             limits = scale.limits([list(maps.values()) for maps in rows], scope)

@@ -69,9 +69,10 @@ def explore() -> None:
     if growth.open:
         with growth:
             _growth(layer, row, col)
-    if counts.open and (images := selection.images()) is not None:
+    if counts.open:
         with counts:
-            _effective({other.title: (other, _counterpart(other, layer, row, col)) for other in models}, images)
+            if (images := selection.images()) is not None:
+                _effective({other.title: (other, _counterpart(other, layer, row, col)) for other in models}, images)
     state.publish()
 
 
