@@ -106,20 +106,30 @@ def answer(
     if job is None and seconds <= _AT_ONCE:
         given, named = cache.resolved(model, arguments, options)
         return cache.remember(key, lambda: question(cache.private_copy(model), *given, **named))
-    identity = f"job-{abs(hash(key))}"
     if job is not None and job.failed:
         st.error(job.failed)
+
+    def begin() -> None:
+        given, named = cache.resolved(model, arguments, options)
+        network = cache.private_copy(model)
+        for old in [other for other, ended in jobs.items() if ended.ended.is_set()][:-_ENDED]:
+            del jobs[old]
+        begun = jobs[place] = Job()
+        workers.submit(_work, begun, key, lambda: question(network, *given, progress=begun.report, **named))
+
     if job is not None or seconds > _UNASKED:
         stopped = "Cancelled; nothing was kept. " if job is not None and job.cancelled.is_set() else ""
         st.info(f"{stopped}{what}: {forwards:,} forward passes, about {duration(seconds)} on this machine.")
-        if not st.button("Compute it", key=identity, type="primary", help="It can be cancelled at any time."):
-            return None
-    given, named = cache.resolved(model, arguments, options)
-    network = cache.private_copy(model)
-    for old in [other for other, ended in jobs.items() if ended.ended.is_set()][:-_ENDED]:
-        del jobs[old]
-    job = jobs[place] = Job()
-    workers.submit(_work, job, key, lambda: question(network, *given, progress=job.report, **named))
+        # In a callback, because a run that reads the button may be cut short before it comes to it.
+        st.button(
+            "Compute it",
+            key=f"job-{abs(hash(key))}",
+            type="primary",
+            on_click=begin,
+            help="It can be cancelled at any time.",
+        )
+        return None
+    begin()
     _watch(place, what)
     return None
 

@@ -15,7 +15,7 @@ from analysis.figures import attribution as figures
 from analysis.figures import faithfulness as faithfulness_figures
 from analysis.methods import METHODS
 from app import cache, jobs, state
-from app.widgets import figure, scale, selection, words
+from app.widgets import figure, scale, selection, tabs, words
 
 model, picture = selection.chosen()
 _SIDE = min(model.config.image_size)
@@ -225,7 +225,6 @@ with right:
 
 # -- what else there is to ask of a map -------------------------------------------------------------------------------
 
-_TABS = ("The methods", "Is it faithful?", "Randomised", "Surrogate meter", "Grid", "Two models")
 _AXES = ("classes", "methods", "layers")
 #: Members of an axis of the grid, at most; layers that it begins with, about.
 _MOST, _LAYERS = 6, 4
@@ -233,12 +232,17 @@ _MOST, _LAYERS = 6, 4
 
 @st.fragment
 def more() -> None:
-    state.valid("attribution_tab", _TABS, _TABS[0])
-    tabs = st.tabs(_TABS, key="attribution_tab", on_change=state.open_tab)
-    for tab, draw in zip(tabs, (_methods, _faithful, _randomised, _surrogate, _grid, _two_models), strict=True):
-        if tab.open:
-            with tab:
-                draw()
+    tabs.show(
+        "attribution_tab",
+        {
+            "The methods": _methods,
+            "Is it faithful?": _faithful,
+            "Randomised": _randomised,
+            "Surrogate meter": _surrogate,
+            "Grid": _grid,
+            "Two models": _two_models,
+        },
+    )
     state.publish()
 
 

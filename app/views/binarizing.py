@@ -12,7 +12,7 @@ from analysis.figures import binarization as figures
 from analysis.figures import bits as bit_figures
 from app import cache, jobs, state
 from app.cache import Model
-from app.widgets import figure, scale, selection, words
+from app.widgets import figure, scale, selection, tabs, words
 
 _MEASURES = {"l1": "L1, the paper's Eq. 23", "relative": "relative to mean |W|", "mse": "mean square"}
 _PARTS = {"mlps": "MLP layers", "group": "blocks", "layer": "all layers"}
@@ -23,7 +23,6 @@ _MARKS = {
     "+1": "sign W = +1",
     "scaled": "α sign W, from … to",
 }
-_DETAILS = ("Activations", "Margins", "Thresholds", "Fewest flips", "Information")
 _SHOWN = {"nearest": "nearest bit", "mean": "mean distance", "channel": "one channel"}
 _TOLD = {
     "entropy_position": "entropy of a bit over the images",
@@ -699,12 +698,16 @@ def _information() -> None:
 
 @st.fragment
 def details() -> None:
-    state.valid("details", list(_DETAILS), _DETAILS[0])
-    tabs = st.tabs(list(_DETAILS), key="details", on_change=state.open_tab)
-    for tab, draw in zip(tabs, (_activations, _margins, _thresholds, _flips, _information), strict=True):
-        if tab.open:
-            with tab:
-                draw()
+    tabs.show(
+        "details",
+        {
+            "Activations": _activations,
+            "Margins": _margins,
+            "Thresholds": _thresholds,
+            "Fewest flips": _flips,
+            "Information": _information,
+        },
+    )
     state.publish()
 
 

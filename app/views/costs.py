@@ -1,5 +1,6 @@
 """OPs trade-offs: accuracy against cost, published, measured, and of a network the reader designs."""
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -8,7 +9,7 @@ import streamlit as st
 from analysis import tradeoffs
 from analysis.figures import tradeoffs as figures
 from app import cache, engines, jobs, state
-from app.widgets import figure, selection, words
+from app.widgets import figure, selection, tabs, words
 
 _AXES = {
     "ops_full": "OPs, full",
@@ -564,12 +565,7 @@ workbench()
 
 @st.fragment
 def printed() -> None:
-    names = [f"Table {number}" for number in range(1, 7)]
-    state.valid("paper_table", names, names[0])
-    for number, tab in enumerate(st.tabs(names, key="paper_table", on_change=state.open_tab), start=1):
-        if tab.open:
-            with tab:
-                _printed(number)
+    tabs.show("paper_table", {f"Table {number}": partial(_printed, number) for number in range(1, 7)})
     state.publish()
 
 

@@ -11,7 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 from analysis.deployment import ROUNDING, RUNTIMES
 from analysis.figures import deployment as figures
 from app import cache, engines, state
-from app.widgets import figure, selection, words
+from app.widgets import figure, selection, tabs, words
 
 model, picture = selection.chosen()
 st.markdown(
@@ -376,13 +376,7 @@ _TABS = {
 
 @st.fragment
 def details() -> None:
-    state.valid("deployment_tab", list(_TABS), next(iter(_TABS)))
-    for tab, draw in zip(
-        st.tabs(list(_TABS), key="deployment_tab", on_change=state.open_tab), _TABS.values(), strict=True
-    ):
-        if tab.open:
-            with tab:
-                draw()
+    tabs.show("deployment_tab", _TABS)
     state.publish()
 
 

@@ -7,14 +7,13 @@ from analysis import branches, sampling
 from analysis.figures import branches as figures
 from app import cache, jobs, state
 from app.cache import ImageSet
-from app.widgets import figure, scale, selection, words
+from app.widgets import figure, scale, selection, tabs, words
 
 _UPTO = {"norm": "batch norm", "shortcut": "and shortcut", "activation": "and RPReLU"}
 _SPLIT = {"branches": "branches", "sources": "tokens read"}
 _CHANNELS = {"largest": "largest first", "number": "from the chosen one"}
 _REPLACE = {"zero": "nothing", "mean": "its mean"}
 _BOOK = ("The token", "One channel over all tokens", "The token as a table")
-_TABS = ("This picture", "Accuracy", "Every branch alone", "Shares")
 _SHARES = {"variance_share": "variance", "magnitude_share": "magnitude"}
 #: Channels beside each other.
 _MOST = 24
@@ -104,8 +103,7 @@ def book() -> None:
     loading = figure.loading(model, picture) + "from analysis.branches import ledger_entry, term_rows\n"
     with drawing:
         words.badge("measured", "on the picture in the sidebar, in one forward pass")
-        state.valid("book_tab", _BOOK, _BOOK[0])
-        token, channel_maps, table = st.tabs(_BOOK, key="book_tab", on_change=state.open_tab)
+        token, channel_maps, table = tabs.named("book_tab", _BOOK)
         st.markdown(
             f"**Residual {words.scientific(entry.residual)}**: nowhere in the layer are the sums further than "
             "this from what the network itself computed, as a share of its largest value. "
@@ -351,18 +349,15 @@ def _shares() -> None:
 @st.fragment
 def switchboard() -> None:
     off, replace = _choose(), _replaced()
-    state.valid("ledger_tab", list(_TABS), _TABS[0])
-    tabs = st.tabs(list(_TABS), key="ledger_tab", on_change=state.open_tab)
-    draws = (
-        lambda: _picture(off, replace),
-        lambda: _accuracy(off, replace),
-        lambda: _alone(replace),
-        _shares,
+    tabs.show(
+        "ledger_tab",
+        {
+            "This picture": lambda: _picture(off, replace),
+            "Accuracy": lambda: _accuracy(off, replace),
+            "Every branch alone": lambda: _alone(replace),
+            "Shares": _shares,
+        },
     )
-    for tab, draw in zip(tabs, draws, strict=True):
-        if tab.open:
-            with tab:
-                draw()
     state.publish()
 
 

@@ -8,9 +8,7 @@ import streamlit as st
 from analysis.figures.comparison import accuracy_whiskers
 from analysis.figures.overview import training_curves
 from app import cache, state
-from app.widgets import figure, selection, words
-
-_TABS = ("Accuracy", "How they were trained")
+from app.widgets import figure, selection, tabs, words
 
 models = selection.offered()
 
@@ -185,14 +183,13 @@ def trained() -> None:
         alt="The trained models with measured accuracy and computed cost",
     )
 
-    state.valid("overview_tab", _TABS, _TABS[0])
-    accuracies, training = st.tabs(_TABS, key="overview_tab", on_change=state.open_tab)
-    if accuracies.open:
-        with accuracies:
-            _accuracies(shown, table.dropna(subset=["Top-1"]))
-    if training.open:
-        with training:
-            _training(shown)
+    tabs.show(
+        "overview_tab",
+        {
+            "Accuracy": lambda: _accuracies(shown, table.dropna(subset=["Top-1"])),
+            "How they were trained": lambda: _training(shown),
+        },
+    )
     state.publish()
 
 

@@ -9,7 +9,7 @@ from analysis.figures import receptive_field as figures
 from analysis.receptive_field import CONVOLUTIONS, ERF
 from app import cache, jobs, state
 from app.cache import ImageSet, Layer, Model
-from app.widgets import figure, scale, selection, words
+from app.widgets import figure, scale, selection, tabs, words
 
 _BEYOND = {"wrap-round": "reached only round the border", "convolutions": "not reached by convolutions alone"}
 _METHODS = {"gradient": ["gradient"], "perturbation": ["perturbation"], "both": ["gradient", "perturbation"]}
@@ -63,8 +63,7 @@ def explore() -> None:
         row, col = selection.token(model, picture, layer)
         first, beyond = _paths(layer)
     with drawing:
-        state.valid("field_tab", _TABS, _TABS[0])
-        reach, growth, counts = st.tabs(_TABS, key="field_tab", on_change=state.open_tab)
+        reach, growth, counts = tabs.named("field_tab", _TABS)
     _exact(reach if reach.open else None, controls, layer, row, col, first, beyond)
     if growth.open:
         with growth:

@@ -4,6 +4,7 @@ import datetime
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ from analysis import runs as logs
 from analysis.figures import runs as figures
 from analysis.runs import Run
 from app import cache, runs, state
-from app.widgets import figure, words
+from app.widgets import figure, tabs, words
 
 #: Seconds between two looks at runs that are training.
 _EVERY = 5
@@ -355,11 +356,7 @@ def _curves() -> None:
     x = _over(drawn)
     words.badge("measured", f"the logs of {len(drawn)} run{'s' if len(drawn) > 1 else ''}, named below the curves")
     _legend(drawn, colors)
-    state.valid("runs_tab", list(_TABS), next(iter(_TABS)))
-    for tab, curves in zip(st.tabs(list(_TABS), key="runs_tab", on_change=state.open_tab), _TABS.values(), strict=True):
-        if tab.open:
-            with tab:
-                _draw_tab(curves, drawn, colors, x)
+    tabs.show("runs_tab", {name: partial(_draw_tab, curves, drawn, colors, x) for name, curves in _TABS.items()})
     state.publish()
 
 

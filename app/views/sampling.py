@@ -10,7 +10,7 @@ from analysis.figures.branches import effect_bars
 from analysis.figures.tracing import reconstruction_steps, trace_strip
 from analysis.sampling import distinct_sources
 from app import cache, state
-from app.widgets import figure, selection, words
+from app.widgets import figure, selection, tabs, words
 
 model, picture = selection.chosen()
 layers = cache.layers(model)
@@ -89,33 +89,26 @@ def _explain(about: cache.Layer, merged: pd.DataFrame) -> None:
         )
 
 
-#: What else there is to see of a token; all but the first is computed when it is opened.
-_TABS = ["The same as a table", "Back to the image", "How tokens are rebuilt", "Without wrap-round"]
-
-
 def _go_on(layer: str, about: cache.Layer, row: int, col: int, sources: pd.DataFrame) -> None:
     labels = list(dict.fromkeys(sources.branch))
-    state.valid("sampling_tab", _TABS, _TABS[0])
-    table, back, rebuilt, border = st.tabs(_TABS, key="sampling_tab", on_change=state.open_tab)
-    with table:
-        st.dataframe(
-            sources.assign(weight=100 * sources.weight),
-            hide_index=True,
-            column_config={"weight": st.column_config.NumberColumn("weight", format="%.2f %%")},
-            alt="Every source of the token, with its branch, channel quarter and share of the weights",
-        )
-    if back.open:
-        with back:
-            _trace(layer, row, col, labels)
-    if rebuilt.open:
-        with rebuilt:
-            if about.kind == "mlp" and len(labels) > 1:
-                _rebuild(layer, labels)
-            else:
-                st.info("Only binary MLPs with branches rebuild tokens; choose one as the layer.")
-    if border.open:
-        with border:
-            _wrap()
+    tabs.show(
+        "sampling_tab",
+        {
+            "The same as a table": lambda: _table(sources),
+            "Back to the image": lambda: _trace(layer, row, col, labels),
+            "How tokens are rebuilt": lambda: _rebuild(layer, about, labels),
+            "Without wrap-round": _wrap,
+        },
+    )
+
+
+def _table(sources: pd.DataFrame) -> None:
+    st.dataframe(
+        sources.assign(weight=100 * sources.weight),
+        hide_index=True,
+        column_config={"weight": st.column_config.NumberColumn("weight", format="%.2f %%")},
+        alt="Every source of the token, with its branch, channel quarter and share of the weights",
+    )
 
 
 def _trace(layer: str, row: int, col: int, labels: list[str]) -> None:
@@ -162,7 +155,10 @@ def _trace(layer: str, row: int, col: int, labels: list[str]) -> None:
     )
 
 
-def _rebuild(layer: str, labels: list[str]) -> None:
+def _rebuild(layer: str, about: cache.Layer, labels: list[str]) -> None:
+    if about.kind != "mlp" or len(labels) < 2:
+        st.info("Only binary MLPs with branches rebuild tokens; choose one as the layer.")
+        return
     branch = state.valid("rebuilt_branch", labels, labels[-1])
     st.segmented_control(
         "Branch",

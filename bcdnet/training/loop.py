@@ -52,8 +52,8 @@ class Learner(nn.Module):
                 counts = kernels.active() != kernels.REFERENCE and kernels.countable(module.weight)
                 module.xnor = module.binary and counts
         # Fusing element-wise passes shortens a step (benchmarks.training); inductor needs a C++ compiler for it.
-        can_compile = compiled and any(shutil.which(name) for name in ("g++", "c++", "clang++"))
-        self._logits = torch.compile(network.head_logits) if can_compile else network.head_logits
+        self.compiles = compiled and any(shutil.which(name) for name in ("g++", "c++", "clang++"))
+        self._logits = torch.compile(network.head_logits) if self.compiles else network.head_logits
 
     def forward(self, images: Tensor, labels: Tensor, teacher: Tensor | None) -> tuple[Tensor, Tensor]:
         """Loss, and how many of ``fc``'s classes are right."""
@@ -117,8 +117,10 @@ def fit(fabric: Fabric, recipe: Recipe, number: int, network: Network, lessons: 
     result = network if average is None else average.module
     batches = training_loader(lessons.train, sampler, recipe.workers, fabric.device.type == "cuda")
     monitor = Monitor(folder, number, len(recipe.steps), step.precision, total, fabric.is_global_zero)
-    with closing(batches), monitor, _stop_signals(fabric) as stopped:
+    with closing(batches), monitor, _stop_signals(fabric, monitor) as stopped:
         monitor.begin(state.iteration)
+        if learner.compiles and state.iteration < total:
+            monitor.say("the first iteration compiles the step, which may take a minute or two")
         saved = time.monotonic()
         while state.iteration < total:
             began = time.monotonic()
@@ -265,7 +267,7 @@ def _require_finite(state: State, folder: Path) -> None:
 
 
 @contextmanager
-def _stop_signals(fabric: Fabric) -> Iterator[list[int]]:
+def _stop_signals(fabric: Fabric, monitor: Monitor) -> Iterator[list[int]]:
     """A list that Ctrl+C or SIGTERM fills, so that the iteration can end and be saved."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -274,6 +276,7 @@ def _stop_signals(fabric: Fabric) -> Iterator[list[int]]:
 
     def note(number: int, _: object) -> None:
         received.append(number)
+        monitor.say("stopping: this iteration is finished first, and what was learnt is saved")
         if fabric.world_size == 1:  # torchrun passes on what the terminal has sent already, and kills in the end
             signal.signal(number, before[number])  # the second time it acts as ever
 

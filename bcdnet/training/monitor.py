@@ -117,6 +117,11 @@ class Monitor:
             if time.monotonic() - self.written > 2:
                 self._tell(iteration)
 
+    def say(self, what: str) -> None:
+        """Tell people one thing about this step."""
+        if self.speaks:
+            self.console.print(f"step {self.number}/{self.steps}: {what}", highlight=False, soft_wrap=True)
+
     def row(self, values: dict[str, Any]) -> None:
         """Add a row to the log in place of those of later iterations, which a resumed run repeats."""
         if not self.speaks:

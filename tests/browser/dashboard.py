@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [
@@ -117,6 +117,17 @@ class Visit:
 
     def go(self, name: str) -> None:
         self.page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
+
+    def computed(self, answer: Locator) -> None:
+        """Wait until an answer is on the page, and agree to whatever the page asks before it computes."""
+        begin = self.page.get_by_role("button", name="Compute it")
+        deadline = time.monotonic() + 120  # whether it asks, and when, depends on how busy the machine is
+        while not answer.is_visible():
+            assert time.monotonic() < deadline, "the answer never came"
+            if begin.is_visible():
+                begin.click()
+                expect(begin).to_be_hidden()
+            self.page.wait_for_timeout(100)
 
     def fine(self) -> None:
         assert self.page.get_by_test_id("stException").count() == 0

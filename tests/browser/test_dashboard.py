@@ -65,12 +65,7 @@ def test_two_variants_are_compared(visit: Visit) -> None:
     visit.page.get_by_role("option", name="BCDNet-B", exact=True).click()
     visit.page.keyboard.press("Escape")
     visit.settled()
-    begin = visit.page.get_by_role("button", name="Compute it")
-    done = visit.page.get_by_text("on which the models are most divided").first
-    expect(begin.or_(done).or_(visit.page.get_by_role("button", name="Cancel")).first).to_be_visible()
-    if begin.is_visible():
-        begin.click()
-    expect(done).to_be_visible()
+    visit.computed(visit.page.get_by_text("on which the models are most divided").first)
     for number, title in enumerate(("BCDNet-A", "BCDNet-B"), start=1):
         expect(visit.page.get_by_test_id("stMain").get_by_text(f"{number} {title}").first).to_be_visible()
     visit.fine()

@@ -141,12 +141,7 @@ def test_a_drag_over_a_histogram_marks_its_weights(visit: Visit, subplot: str) -
 
 def test_an_answer_of_the_gallery_is_explained_after_one_click(visit: Visit) -> None:
     page = opened(visit, "Compare variants")
-    begin = page.get_by_role("button", name="Compute it")
-    done = page.get_by_text("on which the models are most divided").first
-    expect(begin.or_(done).or_(page.get_by_role("button", name="Cancel")).first).to_be_visible()
-    if begin.is_visible():
-        begin.click()
-    expect(done).to_be_visible()
+    visit.computed(page.get_by_text("on which the models are most divided").first)
     visit.settled()
     answer = page.locator("[class*=st-key-why-]").get_by_role("button", name=re.compile("^.*2 · ")).first
     key = answer.evaluate("e => e.closest('[class*=st-key-why-]').className.match(/st-key-why-(\\d+)-2/)[1]")

@@ -138,6 +138,7 @@ def test_all_processes_but_the_first_are_silent(tmp_path: Path, capsys: pytest.C
         monitor.begin(0)
         monitor.advance(3, 1.0)
         monitor.row(row(3))
+        monitor.say("nothing")
     assert not list(tmp_path.iterdir())
     assert capsys.readouterr() == ("", "")
 

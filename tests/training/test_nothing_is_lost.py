@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -115,7 +116,11 @@ def test_a_run_killed_three_times_ends_with_the_bits_of_one_left_alone(miniature
 )
 @pytest.mark.parametrize("save_every", [0, 1000], ids=["saved", "unsaved"])
 def test_whatever_the_settings_a_resumed_step_ends_the_same(
-    miniature: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], save_every: int
+    miniature: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: list[str],
+    save_every: int,
 ) -> None:
     counted = []
     count = kernels.sign_conv2d
@@ -124,6 +129,8 @@ def test_whatever_the_settings_a_resumed_step_ends_the_same(
     settings = [*settings, *SHORT, f"save_every={save_every}"]
     train(miniature, ["name=whole", *settings])
     assert bool(counted) == (wide and kernels.active() != kernels.REFERENCE)
+    compiler = any(map(shutil.which, ("g++", "c++", "clang++")))
+    assert ("compiles the step" in capsys.readouterr().err) == ("compile=true" in settings and compiler)
     with monkeypatch.context() as patch:
         at_iteration(patch, 8, pull)
         with pytest.raises(Pulled):
@@ -201,13 +208,14 @@ def test_a_run_is_trained_by_one_process_at_a_time(miniature: Path) -> None:
 
 @pytest.mark.parametrize("iteration", [5, 12], ids=["middle", "last"])
 def test_a_signal_ends_the_iteration_and_saves_it(
-    miniature: Path, monkeypatch: pytest.MonkeyPatch, iteration: int
+    miniature: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], iteration: int
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         at_iteration(patch, iteration, lambda: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(loop.Stopped, match="--resume runs/tiny"):
             train(miniature, SHORT)
+    assert capsys.readouterr().err.count("stopping: this iteration is finished first") == 1
     assert signal.getsignal(signal.SIGTERM) == before
     assert position(Path("runs/tiny")) == (1, iteration)
     train(miniature, SHORT, Path("runs/tiny"))
