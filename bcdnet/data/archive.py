@@ -5,6 +5,8 @@ while they are read.
 """
 
 import io
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -21,6 +23,12 @@ from bcdnet.data.images import FORMATS, MAX_BYTES, ImageError, decode_image
 
 #: Images taken from one file or folder; entries looked at in a file, and bytes of the images taken.
 MAX_IMAGES, MAX_ENTRIES, MAX_TOTAL = 1000, 20_000, 2**27
+
+#: What :mod:`zipfile` and its decompressors raise at damaged, encrypted or unknown contents.
+_UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
+    *(ValueError, RuntimeError, NotImplementedError, struct.error),
+)
 
 #: The one class of images that lie side by side.
 UNKNOWN = "unknown"
@@ -84,7 +92,9 @@ def read_archive(
                     files.append(data)
                 if progress is not None:
                     progress(done, len(taken))
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except DataError:
+        raise
+    except _UNREADABLE as error:
         raise DataError(f"{name} is no zip file that can be read ({error}); pack it again, unencrypted.") from error
     if not files:
         raise DataError(f"{name} holds no image in a format that can be read.")

@@ -1,6 +1,7 @@
 """Zip files of images, as people pack them and as they should not."""
 
 import io
+import random
 import zipfile
 from pathlib import Path
 
@@ -83,6 +84,22 @@ def test_damaged_bytes_of_an_entry_are_told() -> None:
     content[60] ^= 0xFF  # inside the stored file, which its checksum no longer fits
     with pytest.raises(DataError, match="no zip file"):
         read_archive(bytes(content), "my.zip")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_whatever_is_damaged_gets_one_sentence(method: int) -> None:
+    chance = random.Random(method)
+    content = packed({f"{k}.png": png(k) for k in range(3)}, method)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        for _ in range(chance.choice((1, 3, 20))):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        try:
+            assert 0 < len(read_archive(bytes(damaged), "my.zip")) <= 3
+        except DataError:
+            refused += 1
+    assert refused > 100
 
 
 def test_a_bomb_is_neither_unpacked_nor_believed(monkeypatch: pytest.MonkeyPatch) -> None:
