@@ -163,8 +163,7 @@ def answer(progress: bool = True) -> dict[str, dict[str, Any]]:
         network = bcdnet.load(assets_dir() / about["file"])
         data = open_dataset(network.card["dataset"])
         result = evaluate(bcdnet.pack(network) if network.config.precision == "1/1" else network, data)
-        names = [name.casefold() for name in network.card["classes"]]
-        truth = np.array([names.index(name.casefold()) for name in data.classes])[data.labels]
+        truth = np.array(data.class_indices(network.card["classes"]))[data.labels]
         found[about["id"]] = {
             "set": data.name,
             "model": about["id"].partition("_")[2],

@@ -19,7 +19,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,26 @@ def curves(runs: Sequence[Run], column: str) -> pd.DataFrame:
     ]
     everything = pd.concat(parts) if parts else pd.DataFrame(columns=[*keys, "value", "run"])
     return everything.dropna(subset="value")[["run", *keys, "value"]].reset_index(drop=True)
+
+
+def epochs_before(logs: Mapping[str, pd.DataFrame], origins: Mapping[str, str]) -> dict[str, int]:
+    """Epochs of the networks that each one goes on from, back to the first whose log is known.
+
+    Args:
+        logs: name -> log with the column ``test_top1``, which is empty in rows that end no epoch.
+        origins: name -> name of the network that it goes on from, if it does.
+
+    Returns:
+        Name -> epochs before its own log begins, 0 if it starts anew.
+    """
+    before = {}
+    for name in logs:
+        line, at = [name], origins.get(name)
+        while at is not None and at in logs and at not in line:
+            line.append(at)
+            at = origins.get(at)
+        before[name] = sum(int(logs[earlier].test_top1.notna().sum()) for earlier in line[1:])
+    return before
 
 
 def kinds(runs: Sequence[Run]) -> list[str]:

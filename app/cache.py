@@ -38,7 +38,7 @@ from analysis import attribution, binarization, comparison, sampling, tradeoffs
 from bcdnet import cost
 from bcdnet.checkpoint import CheckpointError, inspect
 from bcdnet.data import SOURCES, DataError, Dataset, ImageError, Preprocess, Source, decode_image, open_dataset
-from bcdnet.data.archive import EncodedImages
+from bcdnet.data.archive import UNKNOWN, EncodedImages
 from bcdnet.files import assets_dir
 from bcdnet.model import Network, map_sizes
 from bcdnet.variants import VARIANTS, Config
@@ -147,13 +147,11 @@ class ImageSet:
             return test_picture(index, self.test_of)
         return Picture(f"{self.key}-{index}", self.data.images[index], images=self, index=index)
 
-    def labels(self, model: Model) -> np.ndarray | None:
-        """True classes, int64 (N,), as the model counts them; None if the set's classes are not the model's."""
-        ours = {name.casefold(): k for k, name in enumerate(model.classes)}
-        names = [name.casefold() for name in self.data.classes]
-        if not set(names) <= set(ours):
-            return None
-        return np.asarray([ours[name] for name in names])[self.data.labels]
+    def labels(self, model: Model) -> np.ndarray:
+        """True classes, int64 (N,), as the model counts them; ValueError if they are not known or not the model's."""
+        if self.data.classes == (UNKNOWN,):
+            raise DataError(f"the images of {self.title} lie in no class folders.")
+        return np.asarray(self.data.class_indices(model.classes))[self.data.labels]
 
     def first(self, n: int) -> "First":
         """The first ``n`` images, to be given to :func:`ask` or ``app.jobs.answer`` as one tensor."""
@@ -703,11 +701,6 @@ def known(key: tuple[Any, ...]) -> bool:
     return kept(key) is not None
 
 
-def forget(key: tuple[Any, ...]) -> None:
-    """Drop what :func:`remember` holds of a key."""
-    _results().drop(key.__eq__)
-
-
 def forget_model(model: Model) -> None:
     """Drop a network, and what :func:`remember` holds of it."""
     _shared.clear(model)
@@ -720,10 +713,10 @@ def forget_images(images: ImageSet) -> None:
     _results().drop(lambda key: images.key in repr(key))
 
 
-def remember(key: tuple[Any, ...], compute: Callable[[], T]) -> T:
-    """The kept result of a key, else that of ``compute``, which may draw its progress."""
+def remember(key: tuple[Any, ...], compute: Callable[[], T], anew: bool = False) -> T:
+    """The kept result of a key, else, or with ``anew``, that of ``compute``, which may draw its progress."""
     results = _results()
-    if (found := results.get(key)) is None:
+    if (found := None if anew else results.get(key)) is None:
         found = compute()
         results.put(key, found)
     return found

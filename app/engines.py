@@ -164,9 +164,9 @@ def speed_known(model: Model, isa: str) -> bool:
     return cache.known(_speed_key(model, isa))
 
 
-def speed(model: Model, isa: str, progress: Progress | None = None) -> pd.DataFrame:
+def speed(model: Model, isa: str, progress: Progress | None = None, anew: bool = False) -> pd.DataFrame:
     """See :func:`analysis.deployment.speed`: one image, on one thread to all cores; ``attrs["load"]`` is the machine's
-    over the last minute."""
+    over the last minute. Times of an earlier call are kept, with ``anew`` until there are others."""
 
     def compute() -> pd.DataFrame:
         network, counts, tables = cache.private_copy(model), deployment.thread_counts(cores()), []
@@ -179,12 +179,7 @@ def speed(model: Model, isa: str, progress: Progress | None = None) -> pd.DataFr
         speed.attrs["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         return speed
 
-    return cache.remember(_speed_key(model, isa), compute)
-
-
-def forget_speed(model: Model, isa: str) -> None:
-    """Let the next :func:`speed` measure again."""
-    cache.forget(_speed_key(model, isa))
+    return cache.remember(_speed_key(model, isa), compute, anew)
 
 
 def _speed_key(model: Model, isa: str) -> tuple[str, ...]:

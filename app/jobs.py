@@ -98,7 +98,9 @@ def answer(
     jobs, workers = _jobs()
     place = (st.session_state.setdefault("reader", uuid.uuid4().hex), *key)
     job = jobs.get(place)
+    agreed: set[tuple[Any, ...]] = st.session_state.setdefault("agreed", set())
     if job is not None and not job.stopped():
+        agreed.discard(key)  # a second click asks for nothing more
         _watch(place, what)
         return None
     if seconds is None:
@@ -108,28 +110,26 @@ def answer(
         return cache.remember(key, lambda: question(cache.private_copy(model), *given, **named))
     if job is not None and job.failed:
         st.error(job.failed)
-
-    def begin() -> None:
-        given, named = cache.resolved(model, arguments, options)
-        network = cache.private_copy(model)
-        for old in [other for other, ended in jobs.items() if ended.ended.is_set()][:-_ENDED]:
-            del jobs[old]
-        begun = jobs[place] = Job()
-        workers.submit(_work, begun, key, lambda: question(network, *given, progress=begun.report, **named))
-
-    if job is not None or seconds > _UNASKED:
+    if (job is not None or seconds > _UNASKED) and key not in agreed:
         stopped = "Cancelled; nothing was kept. " if job is not None and job.cancelled.is_set() else ""
         st.info(f"{stopped}{what}: {forwards:,} forward passes, about {duration(seconds)} on this machine.")
-        # In a callback, because a run that reads the button may be cut short before it comes to it.
+        # Noted in a callback, because a run that reads the button may be cut short before it comes to it.
         st.button(
             "Compute it",
             key=f"job-{abs(hash(key))}",
             type="primary",
-            on_click=begin,
+            on_click=agreed.add,
+            args=(key,),
             help="It can be cancelled at any time.",
         )
         return None
-    begin()
+    given, named = cache.resolved(model, arguments, options)
+    network = cache.private_copy(model)
+    for old in [other for other, ended in list(jobs.items()) if ended.ended.is_set()][:-_ENDED]:
+        jobs.pop(old, None)
+    job = jobs[place] = Job()
+    workers.submit(_work, job, key, lambda: question(network, *given, progress=job.report, **named))
+    agreed.discard(key)
     _watch(place, what)
     return None
 

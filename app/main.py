@@ -32,7 +32,7 @@ PAGES = [
     st.Page("views/costs.py", title="OPs trade-offs", icon=":material/scatter_plot:",
             help="Accuracy against operations: published, measured, and of a variant you configure."),
     st.Page("views/compare.py", title="Compare variants", icon=":material/compare:",
-            help="The same picture through up to four models."),
+            help="The same images through up to four models."),
     st.Page("views/runs.py", title="Training runs", icon=":material/show_chart:",
             help="Loss, accuracy, flips and binarization error over training, also of runs that train right now."),
     st.Page("views/own.py", title="Your own", icon=":material/upload_file:",

@@ -6,34 +6,68 @@ address says is checked against what the widget offers when the widget is drawn;
 reader is told.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import streamlit as st
 
 T = TypeVar("T")
 
+#: Where a session keeps the book, which no widget can have as its key.
+_PLACE = "_book"
+
+
+@dataclass
+class _Book:
+    """What a session remembers of its selection, besides the values of the widgets themselves.
+
+    Attributes:
+        link: what the address that began the session says of widgets that were not drawn yet.
+        page: the one that is open.
+        names: of all widgets of the selection that were drawn so far.
+        shown: names that the open page shows, which belong into the address.
+        told: names whose values the browser knows.
+        published: name -> value, as they last were in the address or in a callback.
+        dropped: what the link asked for in vain, until it is said.
+        cleared: names of choices of several that the reader left empty.
+        layer_chosen: whether the reader chose the layer.
+    """
+
+    link: dict[str, str]
+    page: str = ""
+    names: set[str] = field(default_factory=set)
+    shown: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
+    published: dict[str, Any] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    cleared: set[str] = field(default_factory=set)
+    layer_chosen: bool = False
+
+
+def _book() -> _Book:
+    book: _Book = st.session_state[_PLACE]
+    return book
+
 
 def begins() -> bool:
     """Whether this is a session's first run, which :func:`restore` has not seen yet."""
-    return "link" not in st.session_state
+    return _PLACE not in st.session_state
 
 
 def restore(page: str) -> None:
     """Begin a run of a page: read the address at a session's first one, and bring back what other pages chose."""
     session = st.session_state
     if begins():
-        session["link"] = st.query_params.to_dict()
-        session["names"], session["shown"], session["told"], session["published"] = set(), set(), set(), {}
-        if "layer" in session["link"]:
-            choose_layer()
-    turned = session.get("page") != page
-    session["page"] = page
+        link = st.query_params.to_dict()
+        session[_PLACE] = _Book(link, layer_chosen="layer" in link)
+    book = _book()
+    turned, book.page = book.page != page, page
     if turned:
-        session["shown"], session["told"] = set(), set()
+        book.shown, book.told = set(), set()
     # A page that is left keeps what it last published: what was chosen inside a fragment is known there alone.
-    published = session["published"] if turned else {}
-    for name in session["names"]:
+    published = book.published if turned else {}
+    for name in book.names:
         # Streamlit forgets the value of a widget that a page does not show, unless it is written again.
         if name in published or name in session:
             session[name] = published.get(name, session.get(name))
@@ -41,25 +75,35 @@ def restore(page: str) -> None:
 
 def remember() -> None:
     """Note the selection for the next page; a callback of widgets in fragments, whose run may be cut short."""
-    session = st.session_state
-    session["published"] |= {name: session[name] for name in session["names"] if name in session}
+    session, book = st.session_state, _book()
+    book.published |= {name: session[name] for name in book.names if name in session}
 
 
 def last(name: str) -> Any:
     """What was chosen last, also if its widget is not drawn at the moment; None if nothing was."""
-    return st.session_state.get(name, st.session_state["published"].get(name))
+    return st.session_state.get(name, _book().published.get(name))
 
 
 def forget(name: str) -> None:
     """Choose ``name`` anew, as if the reader had not."""
-    for kept in (st.session_state, st.session_state["published"]):
-        kept.pop(name, None)
+    st.session_state.pop(name, None)
+    _book().published.pop(name, None)
+
+
+def names() -> frozenset[str]:
+    """All of the selection that were drawn so far, on any page."""
+    return frozenset(_book().names)
+
+
+def forget_linked(name: str) -> None:
+    """Forget what the address that began the session says of something no widget has shown yet."""
+    _book().link.pop(name, None)
 
 
 def open_tab() -> None:
     """Take over which tab is open; a callback of tabs of which only the open one is drawn."""
     remember()
-    st.session_state["told"] = set()
+    _book().told = set()
 
 
 def publish() -> None:
@@ -67,9 +111,10 @@ def publish() -> None:
     tell_dropped()
     remember()
     texts = {}
-    for name in sorted(st.session_state["shown"]):
+    for name in sorted(_book().shown):
         value = st.session_state.get(name)
-        if value not in (None, "", []) and (name != "layer" or layer_chosen()):
+        empty = value in (None, "", []) and name not in _book().cleared
+        if not empty and (name != "layer" or _book().layer_chosen):
             texts[name] = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     if st.query_params.to_dict() != texts:
         st.query_params.from_dict(texts)
@@ -87,20 +132,22 @@ def valid(name: str, options: Sequence[T], default: T) -> T:
     return value
 
 
-def several(name: str, options: Sequence[str], default: Iterable[str], most: int) -> list[str]:
+def several(name: str, options: Sequence[str], default: Collection[str], most: int) -> list[str]:
     """Those chosen of ``options``, ``most`` at most; ``default`` if nothing was chosen yet or nothing of it is there.
 
     A reader who cleared the choice keeps it empty.
     """
     if (linked := _taken(name)) is not None:
-        st.session_state[name] = linked.split(",")
+        st.session_state[name] = [value for value in linked.split(",") if value]
+        offered = [value for value in dict.fromkeys(st.session_state[name]) if value in options]
         for value in st.session_state[name]:
-            if value not in options:
+            if value not in offered[:most]:
                 _drop(name, value)
     wanted = st.session_state.get(name)
     found = [value for value in dict.fromkeys(wanted or ()) if value in options][:most]
     if not found and (wanted is None or wanted):
         found = list(default)[:most]
+    (_book().cleared.discard if found or not default else _book().cleared.add)(name)
     st.session_state[name] = found
     return found
 
@@ -115,36 +162,35 @@ def text(name: str, default: str = "") -> str:
 
 def linked(name: str) -> str:
     """What the address that began the session says of something no widget has shown yet; "" if nothing."""
-    value: str = st.session_state["link"].get(name, "")
-    return value
+    return _book().link.get(name, "")
 
 
 def _taken(name: str) -> str | None:
     """Note that the page shows ``name``; what the address says of it, the first time."""
-    session = st.session_state
-    if name not in session and name in session["published"]:
+    session, book = st.session_state, _book()
+    if name not in session and name in book.published:
         # Its tab was closed for a while.
-        session[name] = session["published"][name]
-    elif name not in session["told"] and name in session:
+        session[name] = book.published[name]
+    elif name not in book.told and name in session:
         # Set again, or a browser that has not drawn the widget for a while is not told its value.
         session[name] = session[name]
-    for names in ("names", "shown", "told"):
-        session[names].add(name)
-    value: Any = session["link"].pop(name, None)
-    return value
+    for names in (book.names, book.shown, book.told):
+        names.add(name)
+    return book.link.pop(name, None)
 
 
 def _drop(name: str, value: str) -> None:
     """Note that a link asked for something that is not on offer."""
     told = " ".join(value.split())[:40].replace("`", "")  # anybody may have written the link
-    st.session_state.setdefault("dropped", []).append(f"`{name}={told}`")
+    _book().dropped.append(f"`{name}={told}`")
 
 
 def tell_dropped() -> None:
     """Say, once, what the link asked for and the page does not have."""
-    if dropped := st.session_state.pop("dropped", None):
+    dropped, _book().dropped = _book().dropped, []
+    if dropped:
         st.toast(
-            f"The link asks for what is not here: {', '.join(dropped[:5])}. The usual choice is shown instead.",
+            f"Not here, so left out of the link's view: {', '.join(dropped[:3])}",
             icon=":material/link_off:",
             duration="long",
         )
@@ -152,10 +198,10 @@ def tell_dropped() -> None:
 
 def choose_layer() -> None:
     """From now on the layer is one that the reader chose; before, each page starts at the one that shows it best."""
-    st.session_state["layer_chosen"] = True
+    _book().layer_chosen = True
     remember()
 
 
 def layer_chosen() -> bool:
     """Whether the reader chose the layer."""
-    return "layer_chosen" in st.session_state
+    return _book().layer_chosen

@@ -457,7 +457,8 @@ def _show(document: Any, as_json: bool, human: Callable[[], None]) -> None:
 
 
 def _table(rows: list[dict[str, Any]], title: str | None = None) -> None:
-    """A table of which nothing is cut: a narrow terminal folds its cells, a file or pipe is as wide as it takes."""
+    """A table of which nothing is cut: a narrow terminal folds its cells; a file or pipe is as wide as it takes, up to
+    1000 columns."""
     table = Table(title=title, title_justify="left")
     for key, value in rows[0].items():
         table.add_column(key, justify="right" if isinstance(value, int | float) else "left", overflow="fold")

@@ -207,15 +207,4 @@ def _match_classes(model: Classifier, dataset: Dataset) -> list[int]:
                 "and its card names none to match them by."
             )
         return list(range(len(dataset.classes)))
-    # Names of folders cannot hold every character, so letters and digits may do: "tshirttop" is "T-shirt/top".
-    index = {_plain(name): number for number, name in enumerate(names)}
-    index |= {name: number for number, name in enumerate(names)}
-    labels = [index.get(name, index.get(_plain(name))) for name in dataset.classes]
-    if None in labels:
-        unknown = dataset.classes[labels.index(None)]
-        raise DataError(f"the network has no class {unknown!r} as {dataset.name} does; it has {', '.join(names)}.")
-    return [label for label in labels if label is not None]
-
-
-def _plain(name: str) -> str:
-    return "".join(c for c in name.casefold() if c.isalnum())
+    return dataset.class_indices(names)

@@ -10,13 +10,15 @@ Each time a new window with an empty cache asks for a page that the server has s
 
 A click: from the pointer going down until the page's script has run and the browser has painted, for a view that was
 shown before; on pages with a token map the token is moved there (the map itself answers without the server), on others
-the first choice of the page is changed, or where there is none the next picture is asked for. Pages take turns, and the
-two sides of a click as well. Beside them stands the least that Streamlit can do: a page of a heading and one Plotly
+the first choice of the page is changed, or where there is none the next picture is asked for. A tab: the same for
+opening the second of the page's first tabs, and the first again. Pages take turns, and the two sides of a click as
+well. Beside them stands the least that Streamlit can do: a page of a heading and one Plotly
 chart of three points.
 """
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable
@@ -36,6 +38,8 @@ from bcdnet.files import write_atomically
 RESULTS = Path(__file__).resolve().parent / "results" / "dashboard.json"
 #: What readers are promised: medians in seconds.
 FIRST_PAINT, CLICK = 1.5, 0.4
+#: Two clicks that undo each other.
+Sides = list[Callable[[], None]]
 WINDOW = {"width": 1400, "height": 1000}
 
 #: A page with the least that shows a figure.
@@ -81,17 +85,18 @@ def main() -> None:
     rounds = 3 if options.quick else options.rounds
     document: dict[str, Any] = {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "PYTHONPATH=tests python -m benchmarks.dashboard",
+        "command": shlex.join(["PYTHONPATH=tests", "python", "-m", "benchmarks.dashboard", *sys.argv[1:]]),
         "quick": options.quick,
+        "rounds": rounds,
         "machine": machine(),
         "limits": {"first_paint": FIRST_PAINT, "click": CLICK},
         "pages": {},
     }
     pages = {**PAGES, "Bare": ("When this misleads", 1)}
     times: dict[str, dict[str, list[float]]] = {
-        name: {kind: [] for kind in ("first_paint", "first_visit", "next_visit", "click")} for name in pages
+        name: {kind: [] for kind in ("first_paint", "first_visit", "next_visit", "click", "tab")} for name in pages
     }
-    how: dict[str, str] = {}
+    how: dict[str, dict[str, str]] = {}
     with (
         tempfile.NamedTemporaryFile("w", suffix=".py") as bare,
         serving() as address,
@@ -111,13 +116,19 @@ def main() -> None:
                     found["first_visit"].append(visit)
                     found["next_visit"].append(first_visit(page, name, at, pages[name])[1])
                     if name in PAGES:
-                        how[name], clicks = click(page)
-                        found["click"] += clicks
+                        page.wait_for_timeout(1000)
+                        page.evaluate(WATCH)
+                        chosen = {"click": control(page)} | tabs(page)
+                        how[name] = {f"{kind}_on": what for kind, (what, _) in chosen.items()}
+                        for kind, (_, sides) in chosen.items():
+                            found[kind] += turns(page, sides)
                     page.close()
             browser.close()
     for name, found in times.items():
         row: dict[str, Any] = {kind: told(seconds) for kind, seconds in found.items() if seconds}
-        document["pages"][name] = row | ({"click_on": how[name]} if name in how else {})
+        for kind in {"click", "tab"} & row.keys():
+            row[kind]["sides"] = [float(np.median(found[kind][side::2])) for side in (0, 1)]
+        document["pages"][name] = row | how.get(name, {})
         said = ", ".join(f"{kind.replace('_', ' ')} {row[kind]['median']:.2f} s" for kind in found if kind in row)
         print(f"{name:20} {said}", file=sys.stderr)
     write_atomically(options.output, (json.dumps(document, indent=1) + "\n").encode())
@@ -136,12 +147,24 @@ def prepare(browser: Browser, address: str) -> dict[str, str]:
     for name in PAGES:
         page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
         ready(page, name, PAGES[name])
-        page.wait_for_timeout(1500)  # jobs that begin by themselves
-        page.wait_for_function("() => ![...document.querySelectorAll('button')].some(b => b.innerText === 'Cancel')")
-        page.wait_for_timeout(500)
+        at_rest(page)
+        if (tab := tabs(page).get("tab")) is not None:
+            for side in tab[1]:
+                side()
+                at_rest(page)
         found[name] = page.url
     page.close()
     return found
+
+
+def at_rest(page: Page) -> None:
+    """Wait for jobs that begin by themselves, and agree to one that asks."""
+    page.wait_for_timeout(1500)
+    if (asks := page.get_by_test_id("stMain").get_by_role("button", name="Compute it")).count():
+        asks.first.click()
+        page.wait_for_timeout(500)
+    page.wait_for_function("() => ![...document.querySelectorAll('button')].some(b => b.innerText === 'Cancel')")
+    page.wait_for_timeout(500)
 
 
 def ready(page: Page, name: str, shows: tuple[str, int]) -> None:
@@ -160,17 +183,23 @@ def first_visit(page: Page, name: str, address: str, shows: tuple[str, int]) -> 
     return paint, page.evaluate(seconds)
 
 
-def click(page: Page) -> tuple[str, list[float]]:
-    """What is clicked, and the seconds that its two sides took, each shown once before."""
-    page.wait_for_timeout(1000)
-    page.evaluate(WATCH)
-    what, sides = control(page)
-    for side in sides:  # so that both were shown
+def turns(page: Page, sides: Sides) -> list[float]:
+    """Seconds that each of the two sides took, shown once before."""
+    for side in sides:
         waited(page, side)
-    return what, [waited(page, side) for side in sides]
+    return [waited(page, side) for side in sides]
 
 
-def control(page: Page) -> tuple[str, list[Callable[[], None]]]:
+def tabs(page: Page) -> dict[str, tuple[str, Sides]]:
+    """Under "tab", as :func:`control`, the second of the page's first tabs and the first; nothing without tabs."""
+    group = page.get_by_test_id("stMain").get_by_role("tablist")
+    if not group.count():
+        return {}
+    first, second = (group.first.get_by_role("tab").nth(k) for k in (0, 1))
+    return {"tab": (f"“{second.inner_text()}”", [second.click, first.click])}
+
+
+def control(page: Page) -> tuple[str, Sides]:
     """Something to click on: a name for it, and two clicks that undo each other."""
     main = page.get_by_test_id("stMain")
     token = main.locator("svg[role=application]")

@@ -183,15 +183,17 @@ def training_tables(document: Mapping[str, Any]) -> dict[str, str]:
 
 def dashboard_tables(document: Mapping[str, Any]) -> dict[str, str]:
     """Blocks "dashboard" and "conditions-dashboard"."""
-    kinds = {"first_paint": "first paint", "first_visit": "first visit", "next_visit": "next visit", "click": "a click"}
+    kinds = {"first_paint": "first paint", "first_visit": "first visit", "next_visit": "next visit", "click": "a click",
+             "tab": "a tab"}  # fmt: skip
     body = []
     for name, found in document["pages"].items():
         cells = (f"{found[kind]['median']:.2f} ({found[kind]['p95']:.2f})" if kind in found else "–" for kind in kinds)
-        body.append([name, *cells, found.get("click_on", "–").replace("|", r"\|")])
+        on = ", ".join(found[f"{kind}_on"] for kind in ("click", "tab") if f"{kind}_on" in found) or "–"
+        body.append([name, *cells, on.replace("|", r"\|")])
     rounds = len(next(iter(document["pages"].values()))["first_paint"]["all"])
     return {
         "dashboard": table(["page", *kinds.values(), "clicked on"], body),
-        "conditions-dashboard": f"{conditions(document)} {rounds} rounds, two clicks in each.",
+        "conditions-dashboard": f"{conditions(document)} {rounds} rounds, two clicks on each thing in each.",
     }
 
 

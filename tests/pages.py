@@ -1,5 +1,6 @@
 """Opening a page of the dashboard without a browser, for the tests of pages."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,18 +8,6 @@ from pathlib import Path
 from streamlit.testing.v1 import AppTest
 
 MAIN = str(Path(__file__).resolve().parent.parent / "app" / "main.py")
-
-#: Page -> the key of its tabs and the tabs, of which only the open one is drawn.
-TABS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "overview": ("overview_tab", ("Accuracy", "How they were trained")),
-    "receptive": ("field_tab", ("What can reach it", "From layer to layer", "How much each pixel counts")),
-    "ledger": ("book_tab", ("The token", "One channel over all tokens", "The token as a table")),
-    "deployment": (
-        "deployment_tab",
-        ("Layer by layer", "One layer, both ways", "What comes out, and what it takes", "How fast it runs here"),
-    ),
-    "costs": ("paper_table", tuple(f"Table {number}" for number in range(1, 7))),
-}
 
 
 def open_page(page: str = "overview", **query: str) -> AppTest:
@@ -32,15 +21,23 @@ def open_page(page: str = "overview", **query: str) -> AppTest:
     return at
 
 
-def each_tab(at: AppTest, page: str) -> Iterator[str]:
-    """Open the tabs of a page in turn: the name of the one that is open now; "" once for a page without."""
-    key, tabs = TABS.get(page, ("", ("",)))
-    for tab in tabs:
-        if key and (key not in at.session_state or at.session_state[key] != tab):
-            at.session_state[key] = tab
-            at.run()
-        assert not key or at.session_state[key] == tab  # a page that has no such tab opens its first
-        yield tab
+def tabs(at: AppTest) -> dict[str, list[str]]:
+    """Names of the tabs on the page, by the key of their group."""
+    groups = {re.sub(r"^\$\$ID-[0-9a-f]+-", "", group.proto.id): group for group in at.get("tab_container")}
+    return {key: [tab.label for tab in group.children.values()] for key, group in groups.items()}
+
+
+def each_tab(at: AppTest, key: str | None = None) -> Iterator[str]:
+    """Open the tabs of a page, or of one group, in turn: the name of the one just opened; "" once if there are none."""
+    groups = tabs(at)
+    if not groups:
+        yield ""
+    for group in groups if key is None else [key]:
+        for tab in groups[group]:
+            if at.session_state[group] != tab:
+                at.session_state[group] = tab
+                at.run()
+            yield tab
 
 
 def assert_fine(at: AppTest) -> None:

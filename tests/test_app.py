@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from nets import TINY
-from pages import TABS, assert_fine, charts, each_tab, metrics, open_page, until
+from pages import assert_fine, charts, each_tab, metrics, open_page, until
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -48,7 +48,7 @@ def test_a_page_shows_real_content_before_anything_is_touched(page: str) -> None
 @pytest.mark.parametrize("page", PAGES)
 def test_every_chart_and_picture_has_a_text_for_those_who_cannot_see_it(page: str) -> None:
     at = open_page(page)
-    for _ in each_tab(at, page):
+    for _ in each_tab(at):
         assert_fine(at)
         for chart in at.get("plotly_chart"):
             assert chart.proto.alt
@@ -60,7 +60,7 @@ def test_every_control_says_what_it_does(page: str) -> None:
     at = open_page(page)
     kinds = ("selectbox", "multiselect", "number_input", "slider", "select_slider", "toggle", "checkbox", "radio",
              "text_input", "button", "button_group", "file_uploader")  # fmt: skip
-    for _ in each_tab(at, page):
+    for _ in each_tab(at):
         silent = [(kind, w.proto.label) for kind in kinds for w in at.get(kind) if not w.proto.help]
         assert not silent
 
@@ -331,7 +331,7 @@ def test_a_bit_too_far_from_its_threshold_is_an_error(monkeypatch: pytest.Monkey
     layers.loc[1, ["differ", "turned", "distance"]] = [3, 3, 0.002]
     monkeypatch.setattr(engines, "twin", lambda *args: dataclasses.replace(real, layers=layers))
     at = open_page("deployment")
-    for _ in each_tab(at, "deployment"):
+    for _ in each_tab(at):
         assert not at.exception and "lies 2·10⁻³ standard deviations" in at.error[0].value
     layers.loc[1, "distance"] = 4e-8
     layers.loc[2, ["differ", "carried"]] = 7
@@ -341,16 +341,16 @@ def test_a_bit_too_far_from_its_threshold_is_an_error(monkeypatch: pytest.Monkey
     assert "10 of " in sentence and f"the first in {layers.layer[1]}: 3 because the two graphs round" in sentence
     assert "at most 4·10⁻⁸ standard deviations" in sentence and "7 because bits before them differ" in sentence
     drawn = []
-    for _ in each_tab(at, "deployment"):
+    for _ in each_tab(at):
         assert_fine(at)
         drawn.append(charts(at))
     assert drawn == [3, 1, 1, 0]  # one more, of the bits; nothing was timed
 
 
 def test_rounded_matrices_are_owned_up_to() -> None:
-    said = everything_said(open_page("deployment", model="b_bcdnet"), "deployment")
+    said = everything_said(open_page("deployment", model="b_bcdnet"))
     assert "whose matrices the engine rounds to half precision" in said and "With its matrices rounded alike" in said
-    assert "half precision" not in everything_said(open_page("deployment", model="a_bcdnet"), "deployment")
+    assert "half precision" not in everything_said(open_page("deployment", model="a_bcdnet"))
 
 
 def test_a_network_that_cannot_be_packed_says_why() -> None:
@@ -363,7 +363,7 @@ def test_speeds_are_measured_when_asked_for_and_then_remembered(monkeypatch: pyt
     monkeypatch.setattr(engines, "_BUDGET", 0.0)
     monkeypatch.setattr(engines, "cores", lambda: 2)
     cache._results.clear()
-    tab = TABS["deployment"][1][-1]
+    tab = "How fast it runs here"
     at = open_page("deployment", model="reactnet", deployment_tab=tab)
     before = charts(at)
     at.button(key="speed_go").click().run()
@@ -427,7 +427,7 @@ def test_without_kernels_the_page_works_and_says_so(monkeypatch: pytest.MonkeyPa
     assert "reference in PyTorch" in at.warning[0].value
     layers = engines.twin(cache.catalogue()[0][0], cache.test_picture(0), "reference").layers
     assert metrics(at)["Bits that differ"] == f"{layers.differ.sum():,}" and layers.bits.sum() > 0
-    for _ in each_tab(at, "deployment"):
+    for _ in each_tab(at):
         assert_fine(at)
     monkeypatch.setenv("BCDNET_ISA", "abacus")
     at = open_page("deployment")
@@ -453,7 +453,7 @@ def test_a_model_continued_from_another_says_what_it_may_be_compared_with(
         "alone: no model here was trained as long without what it adds, so how large a part is not known."
     )
     at = open_page()
-    captions = [caption.value for _ in each_tab(at, "overview") for caption in at.caption]
+    captions = [caption.value for _ in each_tab(at) for caption in at.caption]
     assert sum(alone in caption for caption in captions) == 1
     assert not any("Plain is continued" in caption for caption in captions)
     # So is what the twin was for: it is the recipes that say so.
@@ -472,22 +472,22 @@ def test_a_model_continued_from_another_says_what_it_may_be_compared_with(
     )
 
 
-def everything_said(at: AppTest, page: str) -> str:
+def everything_said(at: AppTest) -> str:
     """All words of a page, those of all its tabs."""
     kinds = ("markdown", "caption", "info", "warning", "metric")
     return " ".join(f"{getattr(w, 'value', '')} {w.proto.help if kind == 'metric' else ''}"
-                    for _ in each_tab(at, page) for kind in kinds for w in at.get(kind))  # fmt: skip
+                    for _ in each_tab(at) for kind in kinds for w in at.get(kind))  # fmt: skip
 
 
 def test_what_was_not_measured_or_is_inferred_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    overview = everything_said(open_page(), "overview")
+    overview = everything_said(open_page())
     assert "How much another seed changes is in `docs/results.md`" in overview and "tenths of a percent" not in overview
     assert "the teacher" not in overview  # these tiny cards name none
-    assert "The order is inferred" in everything_said(open_page("binarizing"), "binarizing")
-    costs = everything_said(open_page("costs"), "costs")
+    assert "The order is inferred" in everything_said(open_page("binarizing"))
+    costs = everything_said(open_page("costs"))
     assert "Supplementary A" in costs and "Shorter training" not in costs
     monkeypatch.setenv("BCDNET_CHECKPOINTS", str(tmp_path))
-    assert "minutes" not in everything_said(open_page(), "overview")
+    assert "minutes" not in everything_said(open_page())
 
 
 def test_options_reach_as_far_as_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

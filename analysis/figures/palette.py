@@ -90,7 +90,7 @@ def layout(fig: go.Figure, height: int = 380, title: str | None = None, legend: 
 
 
 def change(part: Any, **properties: Any) -> None:
-    """Set properties of a part of a figure's layout, such as an axis, all at once.
+    """Set properties of a part of a figure's layout, such as an axis, all at once, in place of what they were.
 
     The update methods of plotly, which tell the figure of each property, take several times as long: a page with five
     figures would answer a click a tenth of a second later.

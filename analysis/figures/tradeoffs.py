@@ -148,7 +148,7 @@ def accuracy_cost_scatter(
     if log:
         drawn = [cost for cost in (*shown[x], *([] if custom is None else custom[x])) if cost > 0] or [1.0]
         powers = range(math.floor(math.log10(min(drawn))) - 1, math.ceil(math.log10(max(drawn))) + 1)
-        digits = _COARSE if shown[x].max() > 8 * shown[x].min() else _FINE
+        digits = _COARSE if max(drawn) > 8 * min(drawn) else _FINE
         ticks = [digit * 10.0**power for power in powers for digit in digits]
         fig.update_xaxes(type="log", tickvals=ticks, tickformat=short)
     return fig

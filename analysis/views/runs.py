@@ -9,8 +9,9 @@ import pandas as pd
 
 from analysis.figures.overview import training_curves
 from analysis.figures.runs import run_colors, run_curves
-from analysis.runs import curves, read_run
+from analysis.runs import curves, epochs_before, read_run
 from analysis.views._view import View
+from bcdnet.checkpoint import inspect
 
 
 def run_curve(
@@ -50,6 +51,8 @@ def run_curve(
 def accuracy_in_training(checkpoints: Iterable[str | Path]) -> View[dict[str, pd.DataFrame]]:
     """How did the test accuracy of shipped models go, epoch by epoch, in percent?
 
+    A model that is continued from another one of them begins where that one ends.
+
     Args:
         checkpoints: files with a log beside them, of the same name and `.csv`.
 
@@ -59,5 +62,7 @@ def accuracy_in_training(checkpoints: Iterable[str | Path]) -> View[dict[str, pd
     Example:
         >>> accuracy_in_training(["assets/checkpoints/fmnist_bcdnet_a.safetensors"])
     """
-    logs = {Path(path).stem: pd.read_csv(Path(path).with_suffix(".csv")) for path in checkpoints}
-    return View(logs, training_curves(logs, {name: name for name in logs}))
+    paths = {Path(path).stem: Path(path) for path in checkpoints}
+    logs = {name: pd.read_csv(path.with_suffix(".csv")) for name, path in paths.items()}
+    origins = {name: str((inspect(path)["card"].get("recipe") or {}).get("init")) for name, path in paths.items()}
+    return View(logs, training_curves(logs, {name: name for name in logs}, epochs_before(logs, origins)))

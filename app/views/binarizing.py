@@ -659,12 +659,12 @@ def _information() -> None:
     left, right = st.columns(2)
     with left:
         n = selection.count(images)
-    state.valid("told", list(_TOLD), "entropy_position")
+    state.valid("information", list(_TOLD), "entropy_position")
     column = right.selectbox(
         "Shown of each layer",
         list(_TOLD),
         format_func=_TOLD.__getitem__,
-        key="told",
+        key="information",
         on_change=state.remember,
         help="Sums add the bits' entropies, which is the most that they can tell together.",
     )

@@ -96,7 +96,7 @@ def _code(logits: Logits, images: ImageSet, n: int, orders: Mapping[str, NDArray
         "logits = {title: logits[title] for title in files}\n"
         + "".join(f"logits[{title!r}] = logits[{title!r}][:, {order}]\n" for title, order in turned.items())
         + "classes = model.card['classes']\n"
-        "places = [[name.casefold() for name in classes].index(name.casefold()) for name in data.classes]\n"
+        "places = data.class_indices(classes)\n"
         f"labels = [places[k] for k in data.labels[:{n}]]\n"
     )
 
@@ -361,7 +361,7 @@ def _look_at(picture: cache.Picture, index: int, title: str, target: int) -> Non
     session["model"] = chosen.id
     session["beside"] = [model.id for model in models if model is not chosen]
     session["target"], session["target_of"] = target, picture.key
-    session["link"].pop("target", None)  # what an address said of a class was said of another image
+    state.forget_linked("target")  # what an address said of a class was said of another image
     state.remember()
 
 
@@ -398,18 +398,19 @@ def page() -> None:
 
 def _results(logits: Logits, orders: Mapping[str, NDArray[np.int64]], images: ImageSet, n: int) -> None:
     words.badge("measured", f"on {'all ' if n == len(images) else 'the first '}{n:,} images of {images.title}, here")
-    known = images.labels(models[0])
-    if known is None:
+    try:
+        labels = images.labels(models[0])[:n]
+    except ValueError as error:
         st.info(
-            f"The classes of these images are not those of {models[0].title}, or they are not known: nothing is right "
-            "or wrong here, and what the models say is set side by side only."
+            f"True classes are not known, because {error} Nothing is right or wrong here, and what the models say is "
+            "set side by side only."
         )
         _gallery(
             cache.remember(_kept("gallery", logits, images, n), lambda: comparison.gallery(logits)),
             logits, orders, images,
         )  # fmt: skip
         return
-    labels, code = known[:n], _code(logits, images, n, orders)
+    code = _code(logits, images, n, orders)
     result = cache.remember(
         _kept("comparison", logits, images, n), lambda: comparison.compare(logits, labels, models[0].classes)
     )

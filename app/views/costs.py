@@ -293,8 +293,9 @@ def _scatter_code(
 
 def _start_over() -> None:
     """Another variant to start from: what was changed in the last one is forgotten."""
-    for name in [name for name in st.session_state["names"] if name.startswith("design_")]:
-        state.forget(name)
+    for name in state.names():
+        if name.startswith("design_"):
+            state.forget(name)
     state.remember()
 
 
@@ -393,7 +394,7 @@ def _mlps(base: cache.Config, stages: int) -> dict[str, Any]:
         )  # fmt: skip
     else:
         numbers = [str(stage) for stage in range(1, stages + 1)]
-        state.several("design_stages", numbers, map(str, base.mlp_stages), stages)
+        state.several("design_stages", numbers, [str(stage) for stage in base.mlp_stages], stages)
         chosen = st.multiselect(
             "Stages of MLPs", numbers, key="design_stages", on_change=state.remember, placeholder="none", width=_FIELD,
             help="Stages whose stride-1 convolutions give way to MLPs (the paper's Table 4).",

@@ -153,7 +153,8 @@ def _layer_by_layer() -> None:
         )
         st.caption(
             f"Sum of the layers: {times.float_ms.sum():.2f} ms in float, {times.packed_ms.sum():.2f} ms packed. "
-            "Numbers say how many times as long float takes."
+            "Numbers say how many times as long float takes. Layers are timed at another moment than the whole network "
+            "above, so on a busy machine the two need not agree."
         )
     if differ:
         st.markdown("**Bits that differ**")
@@ -224,7 +225,13 @@ def _one_layer() -> None:
         outputs = len(maps.float_output)
         state.valid("twin_output", range(outputs), 0)
         channel = st.number_input(
-            "Output channel", 0, outputs - 1, step=1, key="twin_output", help="The channel of the output that is drawn."
+            "Output channel",
+            0,
+            outputs - 1,
+            step=1,
+            key="twin_output",
+            on_change=state.remember,
+            help="The channel of the output that is drawn.",
         )
         bit_channel = 0
         if maps.float_bits is not None:
@@ -236,6 +243,7 @@ def _one_layer() -> None:
                 inputs - 1,
                 step=1,
                 key="twin_input",
+                on_change=state.remember,
                 help="The channel of input bits that is drawn.",
             )
         row = layers[layers.layer == name].iloc[0]
@@ -324,10 +332,8 @@ def _speed() -> None:
     pressed = st.button("Measure now", type="primary", key="speed_go", help="Any other click cancels the work.")
     if not (known or pressed):
         return
-    if known and pressed:
-        engines.forget_speed(model, isa)
     with words.progress(pressed, "numbers of threads") as report:
-        speed = engines.speed(model, isa, report)
+        speed = engines.speed(model, isa, report, anew=pressed)
     words.badge("measured", f"since the dashboard was started, one image, {where}")
     left, right = _boxes(360, 520)
     with left:

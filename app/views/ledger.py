@@ -13,7 +13,6 @@ _UPTO = {"norm": "batch norm", "shortcut": "and shortcut", "activation": "and RP
 _SPLIT = {"branches": "branches", "sources": "tokens read"}
 _CHANNELS = {"largest": "largest first", "number": "from the chosen one"}
 _REPLACE = {"zero": "nothing", "mean": "its mean"}
-_BOOK = ("The token", "One channel over all tokens", "The token as a table")
 _SHARES = {"variance_share": "variance", "magnitude_share": "magnitude"}
 #: Channels beside each other.
 _MOST = 24
@@ -83,7 +82,7 @@ def book() -> None:
                 step=1,
                 key="channel",
                 on_change=state.remember,
-                help=f"One of the layer's {channels} channels, for the maps below.",
+                help=f"One of the layer's {channels} channels: its maps, and the first one drawn in order.",
             )
         )
         order = state.valid("channels", list(_CHANNELS), "largest")
@@ -99,51 +98,53 @@ def book() -> None:
     sources = split == "sources"
     entry = cache.ask(branches.ledger_entry, model, picture, layer, row, col, channel, upto, sources)
     shown = None if order == "largest" else list(range(channel, min(channel + _MOST, channels)))
-    asked = f"model, x, {layer!r}, {row}, {col}, {channel}, {upto!r}, {sources}"
-    loading = figure.loading(model, picture) + "from analysis.branches import ledger_entry, term_rows\n"
+    code = (
+        figure.loading(model, picture)
+        + "from analysis import branches\nfrom analysis.figures import branches as figures\n\n"
+        + f"entry = branches.ledger_entry(model, x, {layer!r}, {row}, {col}, {channel}, {upto!r}, {sources})\n"
+    )
+    place = f"row {row}, column {col} of {layer}"
     with drawing:
         words.badge("measured", "on the picture in the sidebar, in one forward pass")
-        token, channel_maps, table = tabs.named("book_tab", _BOOK)
+        tabs.show(
+            "book_tab",
+            {
+                "The token": lambda: _token(entry, shown, place, code),
+                "One channel over all tokens": lambda: _maps(entry, (row, col), f"channel {channel} of {layer}", code),
+                "The token as a table": lambda: st.dataframe(
+                    entry.token, hide_index=True, alt=f"Every term of all {channels} channels of {place}"
+                ),
+            },
+        )
         st.markdown(
             f"**Residual {words.scientific(entry.residual)}**: nowhere in the layer are the sums further than "
             "this from what the network itself computed, as a share of its largest value. "
             + ("That is rounding; nothing is left over." if entry.residual <= _ROUNDING else "That is too much.")
         )
-    if token.open:
-        with token:
-            figure.show(
-                figures.token_ledger(entry.token, shown),
-                "ledger",
-                f"What adds up at row {row}, column {col} of {layer}, by channel: "
-                + ", ".join(entry.token.columns[1:-1]),
-                entry.token,
-                loading + "from analysis.figures.branches import token_ledger\n\n"
-                f"entry = ledger_entry({asked})\n"
-                f"figure = token_ledger(entry.token, {shown!r})\n",
-            )
-    if channel_maps.open:
-        with channel_maps:
-            rows = branches.term_rows(entry.channel)
-            scope = selection.scale()
-            limits = scale.limits([list(maps.values()) for maps in rows], scope)
-            figure.show(
-                figures.term_maps(rows, limits, (row, col)),
-                "terms",
-                f"Maps of the terms of channel {channel} of {layer}, with row {row}, column {col} marked",
-                entry.channel,
-                loading + "from analysis.figures.branches import term_maps\n\n"
-                f"entry = ledger_entry({asked})\n"
-                f"rows = term_rows(entry.channel)\n"
-                f"figure = term_maps(rows, {limits!r}, ({row}, {col}))\n",
-            )
-            st.caption("Red adds, blue takes away; *total* is what the network itself computed.")
-    if table.open:
-        table.dataframe(
-            entry.token,
-            hide_index=True,
-            alt=f"Every term of all {channels} channels of row {row}, column {col} of {layer}",
-        )
     state.publish()
+
+
+def _token(entry: branches.Entry, shown: list[int] | None, place: str, code: str) -> None:
+    figure.show(
+        figures.token_ledger(entry.token, shown),
+        "ledger",
+        f"What adds up at {place}, by channel: " + ", ".join(entry.token.columns[1:-1]),
+        entry.token,
+        f"{code}figure = figures.token_ledger(entry.token, {shown!r})\n",
+    )
+
+
+def _maps(entry: branches.Entry, at: tuple[int, int], what: str, code: str) -> None:
+    rows = branches.term_rows(entry.channel)
+    limits = scale.limits([list(maps.values()) for maps in rows], selection.scale())
+    figure.show(
+        figures.term_maps(rows, limits, at),
+        "terms",
+        f"Maps of the terms of {what}, with row {at[0]}, column {at[1]} marked",
+        entry.channel,
+        f"{code}rows = branches.term_rows(entry.channel)\nfigure = figures.term_maps(rows, {limits!r}, {at})\n",
+    )
+    st.caption("Red adds, blue takes away; *total* is what the network itself computed.")
 
 
 book()
@@ -154,8 +155,10 @@ listed = {" ".join(switch): switch for switch in cache.ask(branches.switches, mo
 
 
 def _labels(images: ImageSet, n: int) -> tuple[int, ...] | None:
-    truth = images.labels(model)
-    return None if truth is None else tuple(truth[:n].tolist())
+    try:
+        return tuple(images.labels(model)[:n].tolist())
+    except ValueError:
+        return None
 
 
 def _choose() -> tuple[branches.Switch, ...]:

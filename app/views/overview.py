@@ -7,6 +7,7 @@ import streamlit as st
 
 from analysis.figures.comparison import accuracy_whiskers
 from analysis.figures.overview import training_curves
+from analysis.runs import epochs_before
 from app import cache, state
 from app.widgets import figure, selection, tabs, words
 
@@ -124,9 +125,10 @@ def _training(shown: list[cache.Model]) -> None:
         return
     words.badge("measured", "training logs of the shipped models")
     ids = {model.title: model.id for model in logged}
-    # A model that goes on from another one begins where that one ends.
-    lengths = {model.id: logs[model.title].test_top1.notna().sum() for model in logged}
-    starts = {model.title: int(lengths.get(str(model.recipe.get("init")), 0)) for model in logged}
+    before = epochs_before(
+        {model.id: logs[model.title] for model in logged}, {model.id: str(model.recipe.get("init")) for model in logged}
+    )
+    starts = {model.title: before[model.id] for model in logged}
     files = {model.title: str(Path(cache.checkpoint_name(model)).with_suffix(".csv")) for model in logged}
     figure.show(
         training_curves(logs, ids, starts),
@@ -140,7 +142,7 @@ def _training(shown: list[cache.Model]) -> None:
     )
     st.caption(
         "Dotted: real weights or activations (the twin, and training step 1). Solid: one bit each (step 2). A model "
-        "that is continued from another one begins where that one ends."
+        "that is continued from another one of these begins where that one ends."
     )
 
 

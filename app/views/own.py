@@ -16,14 +16,14 @@ st.markdown(
 )
 
 
-def _take(kind: str, add: Callable[..., Any], file: Any, **options: Any) -> None:
+def _take(said: str, add: Callable[..., Any], file: Any, **options: Any) -> None:
     """Hand in what lies in an uploader, and say what came of it after the page is drawn anew."""
     try:
         found = add(file.getvalue(), file.name, **options)
     except uploads.UploadError as error:
         st.error(str(error), icon=":material/block:")
         return
-    st.session_state["taken"] = f"{kind} **{found.title}** is here; choose it on any page."
+    st.session_state["taken"] = said.format(found.title)
     st.session_state["takings"] = st.session_state.get("takings", 0) + 1  # an uploader of a new key is empty
     st.rerun()
 
@@ -42,7 +42,7 @@ file = st.file_uploader(
     f"{uploads.CHECKPOINT_MB} MB and {uploads.MOST} of them. It is read as numbers and never executed.",
 )
 if file is not None:
-    _take("The model", uploads.add_model, file)
+    _take("The model **{}** is here; choose it in the sidebar of any page.", uploads.add_model, file)
 own = {model.id for model in uploads.models()}
 for model in (model for model in selection.offered() if model.id in own):  # by the titles that all pages show
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
@@ -72,8 +72,9 @@ words.badge("quoted", "what a card says of its own accuracy was not checked here
 
 st.header("Images", divider="gray")
 st.markdown(
-    "A zip file of images, at best in one folder a class, can be the set that *Receptive fields*, *Binarization error* "
-    "and *Compare variants* ask about. Folders named as the model's classes give true labels."
+    "A zip file of images, at best in one folder a class, can be the set that *Receptive fields*, *Branch ledger*, "
+    "*Binarization error* and *Compare variants* ask about. Folders named as the model's classes give true labels; "
+    "letters and digits count, so `t-shirt-top` is *T-shirt/top*."
 )
 file = st.file_uploader(
     "Zip file of images",
@@ -85,7 +86,7 @@ file = st.file_uploader(
 )
 if file is not None:
     with words.progress(True, "images") as report:
-        _take("The set", uploads.add_images, file, progress=report)
+        _take("The set **{}** is here for the pages named above.", uploads.add_images, file, progress=report)
 for images in uploads.image_sets(None):
     if images.test_of is not None:
         continue

@@ -1,8 +1,11 @@
 """Receptive fields: what can reach a location, and how much it does."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import streamlit as st
+from numpy.typing import NDArray
 
 from analysis import receptive_field
 from analysis.figures import receptive_field as figures
@@ -22,8 +25,6 @@ layers = cache.layers(model)
 names = list(layers)
 mlps = [name for name in names if layers[name].kind == "mlp"]
 image = np.asarray(cache.seen(model, picture).image)
-
-_TABS = ("What can reach it", "From layer to layer", "How much each pixel counts")
 
 #: A layer and the row and column of a token of its output map.
 Token = tuple[str, int, int]
@@ -62,16 +63,17 @@ def explore() -> None:
         )
         row, col = selection.token(model, picture, layer)
         first, beyond = _paths(layer)
+        field = _field(layer, row, col, first, beyond)
+        _numbers(field)
     with drawing:
-        reach, growth, counts = tabs.named("field_tab", _TABS)
-    _exact(reach if reach.open else None, controls, layer, row, col, first, beyond)
-    if growth.open:
-        with growth:
-            _growth(layer, row, col)
-    if counts.open:
-        with counts:
-            if (images := selection.images()) is not None:
-                _effective({other.title: (other, _counterpart(other, layer, row, col)) for other in models}, images)
+        tabs.show(
+            "field_tab",
+            {
+                "What can reach it": lambda: _reach(field, f"row {row}, column {col} of {layer}", beyond),
+                "From layer to layer": lambda: _growth(layer, row, col),
+                "How much each pixel counts": lambda: _counts(layer, row, col),
+            },
+        )
     state.publish()
 
 
@@ -102,64 +104,71 @@ def _paths(layer: str) -> tuple[str, str]:
     return first, beyond
 
 
-def _exact(
-    drawing: st.delta_generator.DeltaGenerator | None,
-    controls: st.delta_generator.DeltaGenerator,
-    layer: str,
-    row: int,
-    col: int,
-    first: str,
-    beyond: str,
-) -> None:
+@dataclass(frozen=True)
+class _Field:
+    """What can reach one location: pixels (H, W) by any of the chosen paths, by those that stay ``inside`` the map, by
+    convolutions ``alone``, and those in the ``inner`` colour; and the calls that give the first and the last."""
+
+    pixels: NDArray[np.bool_]
+    inside: NDArray[np.bool_]
+    alone: NDArray[np.bool_]
+    inner: NDArray[np.bool_]
+    call: str
+    inner_call: str
+
+
+def _field(layer: str, row: int, col: int, first: str, beyond: str) -> _Field:
     exact, branch = receptive_field.exact_receptive_field, receptive_field.branch_receptive_field
-    everything = cache.ask(exact, model, layer, row, col)
     alone = cache.ask(exact, model, layer, row, col, kinds=CONVOLUTIONS)
     if first == "all":
-        field, call = everything, f"exact_receptive_field(model, {layer!r}, {row}, {col}"
+        pixels, call = cache.ask(exact, model, layer, row, col), f"exact_receptive_field(model, {layer!r}, {row}, {col}"
         inside = cache.ask(exact, model, layer, row, col, wrap=False)
     else:
-        field = cache.ask(branch, model, layer, first, row, col)
+        pixels = cache.ask(branch, model, layer, first, row, col)
         inside = cache.ask(branch, model, layer, first, row, col, wrap=False)
         call = f"branch_receptive_field(model, {layer!r}, {first!r}, {row}, {col}"
     if beyond == "convolutions":
-        inner, other = field & alone, f"exact_receptive_field(model, {layer!r}, {row}, {col}, kinds='P') & field"
+        inner, other = pixels & alone, f"exact_receptive_field(model, {layer!r}, {row}, {col}, kinds='P') & field"
     else:
         inner, other = inside, f"{call}, wrap=False)"
-    with controls:
-        numbers = st.container(horizontal=True)
-        numbers.metric(
+    return _Field(pixels, inside, alone, inner, f"{call})", other)
+
+
+def _numbers(field: _Field) -> None:
+    with st.container(horizontal=True):
+        st.metric(
             "Of the picture",
-            f"{field.mean():.1%}",
-            help=f"{field.sum():,} of {field.size:,} pixels can reach this location.",
+            f"{field.pixels.mean():.1%}",
+            help=f"{field.pixels.sum():,} of {field.pixels.size:,} pixels can reach this location.",
         )
-        numbers.metric(
+        st.metric(
             "By wrapping",
-            f"{(field & ~inside).sum() / field.sum():.1%}",
+            f"{(field.pixels & ~field.inside).sum() / field.pixels.sum():.1%}",
             help="Share of the set that is reached only by paths that leave the map and come back in.",
         )
-        numbers.metric(
+        st.metric(
             "Convolutions",
-            f"{alone.mean():.1%}",
+            f"{field.alone.mean():.1%}",
             help="Share of the picture that would be reached if the MLPs read their own token alone.",
         )
-        if model.config.embedding_ratio and alone.all():
-            st.caption("A context embedding averages the whole map, so every pixel reaches every location from there.")
-    if drawing is None:
-        return
-    with drawing:
-        words.badge("computed", "exact for the architecture; no weights, no rounding")
-        figure.show(
-            figures.receptive_set(field, inner, image, _BEYOND[beyond]),
-            "exact-field",
-            f"{field.mean():.0%} of the pixels can reach row {row}, column {col} of {layer}; "
-            f"{(field & ~inner).mean():.0%} are {_BEYOND[beyond]}.",
-            {"field": field, "second_colour": field & ~inner},
-            figure.loading(model, picture) + "from analysis.figures.receptive_field import receptive_set\n"
-            "from analysis.receptive_field import branch_receptive_field, exact_receptive_field\n\n"
-            f"field = {call})\n"
-            f"inner = {other}\n"
-            f"figure = receptive_set(field, inner, image, {_BEYOND[beyond]!r})\n",
-        )
+    if model.config.embedding_ratio and field.alone.all():
+        st.caption("A context embedding averages the whole map, so every pixel reaches every location from there.")
+
+
+def _reach(field: _Field, place: str, beyond: str) -> None:
+    words.badge("computed", "exact for the architecture; no weights, no rounding")
+    second = field.pixels & ~field.inner
+    figure.show(
+        figures.receptive_set(field.pixels, field.inner, image, _BEYOND[beyond]),
+        "exact-field",
+        f"{field.pixels.mean():.0%} of the pixels can reach {place}; {second.mean():.0%} are {_BEYOND[beyond]}.",
+        {"field": field.pixels, "second_colour": second},
+        figure.loading(model, picture) + "from analysis.figures.receptive_field import receptive_set\n"
+        "from analysis.receptive_field import branch_receptive_field, exact_receptive_field\n\n"
+        f"field = {field.call}\n"
+        f"inner = {field.inner_call}\n"
+        f"figure = receptive_set(field, inner, image, {_BEYOND[beyond]!r})\n",
+    )
 
 
 def _growth(layer: str, row: int, col: int) -> None:
@@ -192,6 +201,11 @@ def _growth(layer: str, row: int, col: int) -> None:
 
 
 # -- how much each pixel counts ---------------------------------------------------------------------------------------
+
+
+def _counts(layer: str, row: int, col: int) -> None:
+    if (images := selection.images()) is not None:
+        _effective({other.title: (other, _counterpart(other, layer, row, col)) for other in models}, images)
 
 
 def _effective(tokens: dict[str, tuple[Model, Token]], images: ImageSet) -> None:

@@ -354,7 +354,7 @@ def _curves() -> None:
     st.session_state["run_colors"] = by_key
     colors = {offered[key].name: color for key, color in by_key.items()}
     x = _over(drawn)
-    words.badge("measured", f"the logs of {len(drawn)} run{'s' if len(drawn) > 1 else ''}, named below the curves")
+    words.badge("measured", f"the logs of {len(drawn)} run{'s' if len(drawn) > 1 else ''}, named above the curves")
     _legend(drawn, colors)
     tabs.show("runs_tab", {name: partial(_draw_tab, curves, drawn, colors, x) for name, curves in _TABS.items()})
     state.publish()

@@ -181,7 +181,7 @@ def _rebuild(layer: str, about: cache.Layer, labels: list[str]) -> None:
         f"figure = reconstruction_steps(reconstruction(model, x, {layer!r}, {branch!r}))\n",
     )
     st.caption(
-        "Nothing moves until you press Play or draw the slider. What leaves the map on one side comes in on the other."
+        "Nothing moves until you press Play or drag the slider. What leaves the map on one side comes in on the other."
     )
 
 

@@ -120,8 +120,8 @@ def loading_images(images: ImageSet, n: int, labels: bool = False, of: str = "mo
     ]
     if labels:
         lines += [
-            f"names = [name.casefold() for name in {of}.card['classes']]",
-            "labels = [names.index(data.classes[label].casefold()) for label in labels]",
+            f"places = data.class_indices({of}.card['classes'])",
+            "labels = [places[label] for label in labels]",
         ]
     return "\n".join(lines) + "\n"
 

@@ -1,10 +1,9 @@
 """Tabs of which only the open one is drawn, so that a page pays for what is looked at."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
-from streamlit.elements.lib.mutable_tab_container import TabContainer
 
 from app import state
 
@@ -14,13 +13,9 @@ def show(key: str, views: dict[str, Callable[[], Any]]) -> None:
 
     Which one is open belongs to the selection that all pages share, under ``key``.
     """
-    for tab, draw in zip(named(key, list(views)), views.values(), strict=True):
+    names = list(views)
+    state.valid(key, names, names[0])
+    for tab, draw in zip(st.tabs(names, key=key, on_change=state.open_tab), views.values(), strict=True):
         if tab.open:
             with tab:
                 draw()
-
-
-def named(key: str, names: Sequence[str]) -> Sequence[TabContainer]:
-    """The empty tabs of :func:`show`, where a page fills the open one itself."""
-    state.valid(key, names, names[0])
-    return st.tabs(names, key=key, on_change=state.open_tab)

@@ -1,6 +1,6 @@
 """What every data set looks like to the rest of the project."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -57,6 +57,20 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def class_indices(self, names: Sequence[str]) -> list[int]:
+        """For each class its index among ``names``, the classes of a network.
+
+        Names of folders cannot hold every character, so letters and digits may do: "tshirttop" is "T-shirt/top".
+        Raises DataError for a class that is not among them.
+        """
+        index = {_plain(name): number for number, name in enumerate(names)}
+        index |= {name: number for number, name in enumerate(names)}
+        found = [index.get(name, index.get(_plain(name))) for name in self.classes]
+        if None in found:
+            unknown = self.classes[found.index(None)]
+            raise DataError(f"the network has no class {unknown!r} as {self.name} does; it has {', '.join(names)}.")
+        return [number for number in found if number is not None]
+
     def batches(self, preprocess: Preprocess, batch_size: int = 256) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """All images once, in order: pairs of float32 (n, C, H, W) and int64 (n,), n <= batch_size.
 
@@ -75,6 +89,10 @@ class Dataset:
             else:
                 x = torch.stack([preprocess.tensor(self.images[i]) for i in range(start, stop)])
             yield x, torch.from_numpy(self.labels[start:stop].copy())
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum())
 
 
 def _fits(pixels: np.ndarray, preprocess: Preprocess) -> bool:

@@ -1,11 +1,12 @@
 """The training loop of one step, on Lightning Fabric: one process or many, to be left and taken up at any moment."""
 
+import os
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,10 +118,10 @@ def fit(fabric: Fabric, recipe: Recipe, number: int, network: Network, lessons: 
     result = network if average is None else average.module
     batches = training_loader(lessons.train, sampler, recipe.workers, fabric.device.type == "cuda")
     monitor = Monitor(folder, number, len(recipe.steps), step.precision, total, fabric.is_global_zero)
-    with closing(batches), monitor, _stop_signals(fabric, monitor) as stopped:
+    with closing(batches), monitor, _stop_signals(fabric) as stopped:
         monitor.begin(state.iteration)
         if learner.compiles and state.iteration < total:
-            monitor.say("the first iteration compiles the step, which may take a minute or two")
+            monitor.say("the first iteration compiles the step, which takes a while")
         saved = time.monotonic()
         while state.iteration < total:
             began = time.monotonic()
@@ -267,7 +268,7 @@ def _require_finite(state: State, folder: Path) -> None:
 
 
 @contextmanager
-def _stop_signals(fabric: Fabric, monitor: Monitor) -> Iterator[list[int]]:
+def _stop_signals(fabric: Fabric) -> Iterator[list[int]]:
     """A list that Ctrl+C or SIGTERM fills, so that the iteration can end and be saved."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -275,8 +276,10 @@ def _stop_signals(fabric: Fabric, monitor: Monitor) -> Iterator[list[int]]:
         return
 
     def note(number: int, _: object) -> None:
+        if not received and fabric.is_global_zero:
+            with suppress(OSError):  # past Python's streams, which may be at work at this moment, or closed
+                os.write(2, b"\nstopping: this iteration is finished first, and what was learnt is saved\n")
         received.append(number)
-        monitor.say("stopping: this iteration is finished first, and what was learnt is saved")
         if fabric.world_size == 1:  # torchrun passes on what the terminal has sent already, and kills in the end
             signal.signal(number, before[number])  # the second time it acts as ever
 

@@ -68,6 +68,13 @@ def weight_statistics(network: Network, before: dict[str, Tensor]) -> dict[str, 
     return statistics
 
 
+class _Console(Console):
+    """Falls silent when nobody listens any more; what trains goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Monitor:
     """Writes for one step of a run; every process but the first has a silent one.
 
@@ -82,7 +89,7 @@ class Monitor:
     def __init__(self, folder: Path, number: int, steps: int, precision: str, total: int, speaks: bool) -> None:
         self.folder, self.number, self.steps, self.precision = folder, number, steps, precision
         self.total, self.speaks = total, speaks
-        self.console = Console(file=sys.stderr)
+        self.console = _Console(file=sys.stderr)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         more = (TimeRemainingColumn(), TextColumn("{task.fields[loss]}"))
         disable = not speaks or not self.console.is_terminal

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from run_folders import OLD, report, write_run
 
 from analysis.figures.palette import BLUE, CYCLE, MODELS
 from analysis.figures.runs import run_colors, run_curves
-from analysis.runs import RunError, all_rows, curves, find_runs, kinds, last_rows, read_run, source_name
+from analysis.runs import RunError, all_rows, curves, epochs_before, find_runs, kinds, last_rows, read_run, source_name
 from bcdnet.files import assets_dir
 
 NOW = datetime.datetime(2030, 5, 1, 12, 0, 0, tzinfo=datetime.UTC)
@@ -46,6 +47,15 @@ def test_curves_hold_the_known_values_of_the_runs_that_have_the_column(tmp_path:
     assert loss.value.tolist() == [1.5, 1.0, 1.2, 0.9, 1.5, 1.2, 1.1]  # without the empty cell
     assert curves(runs, "no_such_column").empty and list(curves([], "flips")) == list(flips)
     assert kinds(runs) == ["conv3x3", "P"] and kinds(runs[:1]) == []
+
+
+def test_epochs_before_are_those_of_the_whole_line() -> None:
+    def log(epochs: int) -> pd.DataFrame:
+        return pd.DataFrame({"test_top1": [None, *range(epochs)]}, dtype=float)
+
+    logs = {"c": log(7), "a": log(3), "b": log(5), "orphan": log(2), "x": log(1), "y": log(1)}
+    origins = {"b": "a", "c": "b", "orphan": "unknown", "a": "None", "x": "y", "y": "x"}
+    assert epochs_before(logs, origins) == {"a": 0, "b": 3, "c": 8, "orphan": 0, "x": 1, "y": 1}
 
 
 def test_the_last_row_and_the_best_test_accuracy_of_the_last_step(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import analysis.figures
 import bcdnet
 from analysis import views
 from analysis.views import View
+from bcdnet.files import assets_dir
 from bcdnet.variants import get_config
 
 VIEWS: dict[str, Callable[..., View]] = {
@@ -85,6 +86,15 @@ def test_no_figure_is_without_a_view() -> None:
     shown = set().union(*(reached(view) for view in VIEWS.values()))
     missing = {function.__name__ for function in figures() if function not in shown}
     assert missing == set(UNSHOWN)
+
+
+def test_training_that_goes_on_is_drawn_behind_what_came_before() -> None:
+    names = ("fmnist_bcdnet_a", "fmnist_bcdnet_b")  # the second is continued from the first
+    logs, fig = views.accuracy_in_training([assets_dir() / "checkpoints" / f"{name}.safetensors" for name in names])
+    ends = {name: max(max(trace.x) for trace in fig.data if trace.name == name) for name in names}
+    begins = {name: min(min(trace.x) for trace in fig.data if trace.name == name) for name in names}
+    assert begins == {names[0]: 1, names[1]: ends[names[0]] + 1}
+    assert ends[names[1]] - ends[names[0]] == logs[names[1]].test_top1.notna().sum()
 
 
 def test_all_views_are_offered_under_one_name() -> None:

@@ -51,7 +51,7 @@ def test_no_page_fails_on_a_card(folder: Callable[..., Path], cards: dict[str, d
     folder(cards)
     beside = list(cards)[1:4]
     at = open_page(page, model=next(iter(cards)), beside=",".join(beside))
-    for _ in each_tab(at, page):
+    for _ in each_tab(at):
         assert_fine(at)
         said = [warning.value for warning in at.warning]
         for name, changes in cards.items():

@@ -18,7 +18,7 @@ def test_the_code_of_every_figure_makes_what_is_drawn(model: str, monkeypatch: p
     differ = metrics(at)["Bits that differ"] != "0"
     monkeypatch.chdir(ROOT)
     counts = []
-    for _ in each_tab(at, "deployment"):
+    for _ in each_tab(at):
         assert_fine(at)
         drawn = {chart.proto.alt: json.loads(chart.proto.spec)["data"] for chart in at.get("plotly_chart")}
         counts.append(len(drawn))

@@ -91,6 +91,45 @@ def test_cancelling_stops_within_a_second_and_keeps_nothing() -> None:
     wait(at, "found 50")
 
 
+def test_a_second_click_starts_nothing_more() -> None:
+    at = opened(seconds=200)
+    gate.clear()
+    ask = at.button[0]
+    ask.click().run()
+    ask.click().run()  # on the button of the page as it was
+    (job,) = jobs._jobs()[0].values()
+    assert [button.label for button in at.button] == ["Cancel"]
+    at.button[0].click().run()
+    gate.set()
+    assert job.ended.wait(1)
+    wait(at, "Cancelled; nothing was kept.")
+    at.run()
+    assert list(jobs._jobs()[0].values()) == [job] and len(threads) == 1  # and it asks anew
+
+
+def choosing_page() -> None:
+    import slow_question
+    import streamlit as st
+
+    from app import cache, jobs
+
+    n = int(st.number_input("n", value=5))
+    model = cache.catalogue()[0][0]
+    found = jobs.answer(slow_question.question, model, n, forwards=n, what="Counting", seconds=200)
+    if found is not None:
+        st.markdown(f"found {found}")
+
+
+def test_a_click_that_comes_with_another_choice_starts_neither_question() -> None:
+    at = AppTest.from_function(choosing_page, default_timeout=30).run()
+    at.number_input[0].set_value(6)
+    at.button[0].click().run()
+    assert "6 forward passes" in at.info[0].value and not jobs._jobs()[0] and not threads
+    at.button[0].click().run()
+    wait(at, "found 60")
+    assert len(threads) == 1
+
+
 def test_nobody_cancels_the_work_of_another_reader() -> None:
     gate.clear()
     mine, theirs = opened(seconds=2), opened(seconds=2)

@@ -126,7 +126,7 @@ def test_maps_of_a_channel_follow_the_scale() -> None:
     np.testing.assert_allclose(numbers(traces[2]["z"]).reshape(7, 7), maps["long"])
     assert traces[0]["zmax"] == pytest.approx(max(np.abs(map).max() for map in maps.values()))
     at.segmented_control(key="scale").set_value("map").run()
-    for book in each_tab(at, "ledger"):
+    for book in each_tab(at, "book_tab"):
         assert len(drawn(finished(at))) == BOOK[book] + 1
 
 
@@ -200,7 +200,7 @@ def test_every_branch_alone_has_a_cell_once_its_cost_was_agreed_to(monkeypatch: 
 def test_every_network_has_its_ledger_and_its_code_makes_what_is_drawn(identity: str, tab: str) -> None:
     at = open_page(model=identity, ledger_tab=tab, replace="mean", split="sources", channels="number", image="7")
     ran = set()
-    for book in each_tab(at, "ledger"):
+    for book in each_tab(at, "book_tab"):
         finished(at)
         assert ("has no binary MLPs" in said(at)) == (identity == "reactnet")
         assert all(alt for alt in drawn(at)) and all(frame.proto.alt for frame in at.dataframe)
@@ -220,7 +220,7 @@ def test_every_network_has_its_ledger_and_its_code_makes_what_is_drawn(identity:
 def test_every_control_says_what_it_does_and_a_badge_where_numbers_come_from() -> None:
     for tab in TABS:
         at = open_page(ledger_tab=tab)
-        for _ in each_tab(at, "ledger"):
+        for _ in each_tab(at, "book_tab"):
             finished(at)
             kinds = ("selectbox", "number_input", "select_slider", "button", "button_group")
             assert not [w.proto.label for kind in kinds for w in at.get(kind) if not w.proto.help]
@@ -247,5 +247,5 @@ def test_networks_of_other_kinds(
         return
     assert at.pills(key="off").value == ["mlp1_1 short 2"]
     assert "short 2" in [trace["name"] for trace in figure(at, "What adds up")["data"]]
-    for book in each_tab(at, "ledger"):
+    for book in each_tab(at, "book_tab"):
         assert len(drawn(finished(at))) == BOOK[book] + 1

@@ -32,7 +32,7 @@ def test_figures_are_of_one_data_set_and_their_code_makes_them_again(
     assert shown == {card["title"]: [card["metrics"]["top1"]] for card in cards}
     assert all(card["metrics"]["n"] == n for card in cards)
     monkeypatch.chdir(ROOT)
-    for _ in each_tab(at, "overview"):
+    for _ in each_tab(at):
         assert_fine(at)
         assert len(at.code) == charts(at) == 1
         scope: dict[str, Any] = {}

@@ -134,7 +134,7 @@ def test_the_code_of_every_figure_makes_what_is_drawn(monkeypatch: pytest.Monkey
     monkeypatch.delenv("BCDNET_CHECKPOINTS")
     at = open_page("receptive", model="fmnist_bcdnet_a", beside="fmnist_reactnet_a", field_branch="long")
     counts = []
-    for tab in each_tab(at, "receptive"):
+    for tab in each_tab(at):
         if tab == COUNTS:
             finished(at, 2)
         assert_fine(at)

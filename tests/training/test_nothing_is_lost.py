@@ -188,6 +188,24 @@ def test_a_stopped_run_says_so_and_goes_on(miniature: Path, number: signal.Signa
     assert_same_weights(run / "step1.safetensors", Path("runs/whole/step1.safetensors"))
 
 
+def test_a_run_whose_reader_is_gone_goes_on_and_saves_when_it_is_stopped(miniature: Path) -> None:
+    # As in `bcdnet train … 2>&1 | tee log` at Ctrl+C, which ends tee at once.
+    settings = ["steps=[{precision: 1/1, iterations: 100000, lr: 1.0e-3}]", "log_every=5", "save_every=1000"]
+    process = start_training("tiny.yaml", *(f"--set={item}" for item in settings))
+    run = Path("runs/tiny")
+    assert process.stderr is not None and process.stdout is not None
+    process.stderr.close()
+    process.stdout.close()
+    end = time.monotonic() + 120
+    while not (run / "log.csv").exists() or len(rows(run)) < 3:  # each row is told, to nobody
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    assert position(run) == (0, 0)
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    assert position(run) >= (1, 15)
+
+
 def test_a_run_is_trained_by_one_process_at_a_time(miniature: Path) -> None:
     settings = ["workers=1", "save_every=0", "steps=[{precision: 1/1, iterations: 2000, lr: 1.0e-3}]"]
     process = start_training("tiny.yaml", *(f"--set={item}" for item in settings))
@@ -208,14 +226,14 @@ def test_a_run_is_trained_by_one_process_at_a_time(miniature: Path) -> None:
 
 @pytest.mark.parametrize("iteration", [5, 12], ids=["middle", "last"])
 def test_a_signal_ends_the_iteration_and_saves_it(
-    miniature: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], iteration: int
+    miniature: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], iteration: int
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         at_iteration(patch, iteration, lambda: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(loop.Stopped, match="--resume runs/tiny"):
             train(miniature, SHORT)
-    assert capsys.readouterr().err.count("stopping: this iteration is finished first") == 1
+    assert capfd.readouterr().err.count("stopping: this iteration is finished first") == 1
     assert signal.getsignal(signal.SIGTERM) == before
     assert position(Path("runs/tiny")) == (1, iteration)
     train(miniature, SHORT, Path("runs/tiny"))
