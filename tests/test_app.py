@@ -55,6 +55,47 @@ def test_every_chart_and_picture_has_a_text_for_those_who_cannot_see_it(page: st
         assert all(frame.proto.alt for frame in at.dataframe)
 
 
+def test_one_session_walks_through_every_page_and_tab() -> None:
+    at = open_page()
+    for page in (*PAGES, "runs", "own", "overview"):
+        at.switch_page(f"views/{page}.py").run()
+        for _ in each_tab(at):
+            assert_fine(at)
+            at.run()  # what a tab has left behind is met by the next run
+            assert_fine(at)
+
+
+def test_a_choice_that_was_emptied_is_so_in_the_link() -> None:
+    at = open_page("receptive")
+    assert at.multiselect(key="beside").value
+    at.multiselect(key="beside").set_value([]).run()
+    assert at.query_params["beside"] == ""
+    again = open_page("receptive", beside="")
+    assert_fine(again)
+    assert again.multiselect(key="beside").value == [] and not again.toast
+
+
+def test_more_than_there_is_room_for_is_told() -> None:
+    at = open_page(model="a_bcdnet", beside="twin,nope,reactnet,b_bcdnet")
+    assert at.multiselect(key="beside").value == ["twin", "reactnet", "b_bcdnet"]
+    (toast,) = at.toast
+    assert toast.value.endswith("`beside=nope`")
+    crowded = AppTest.from_function(crowded_page)
+    crowded.query_params["few"] = "a,b,c"
+    crowded.run()
+    assert crowded.markdown[0].value == "a b" and crowded.toast[0].value.endswith("`few=c`")
+
+
+def crowded_page() -> None:
+    import streamlit as st
+
+    from app import state
+
+    state.restore("Crowded")
+    st.markdown(" ".join(state.several("few", ["a", "b", "c"], ["a"], 2)))
+    state.publish()
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_control_says_what_it_does(page: str) -> None:
     at = open_page(page)

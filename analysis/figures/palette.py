@@ -99,7 +99,7 @@ def change(part: Any, **properties: Any) -> None:
 
 
 #: Room in pixels for what stands beside a map's axes: numbers of three digits and a title.
-_BESIDE, _BELOW = 52, 44
+_BESIDE, _BELOW = 52, 52
 
 
 def square_axes(fig: go.Figure, height: int, width: int, margin: float = 0.0) -> go.Figure:
@@ -108,7 +108,7 @@ def square_axes(fig: go.Figure, height: int, width: int, margin: float = 0.0) ->
     Margins are settled beforehand, because a browser that has to find them draws the map twice.
     """
     for axis in (fig.layout.xaxis, fig.layout.yaxis):
-        title = axis.title.to_plotly_json() | {"standoff": 6}  # or it would lie on the numbers
+        title = axis.title.to_plotly_json() | {"standoff": 10}  # or it would lie on the numbers
         change(axis, constrain="domain", showgrid=False, zeroline=False, automargin=False, title=title)
     change(fig.layout.xaxis, range=[-0.5 - margin, width - 0.5 + margin])
     change(fig.layout.yaxis, range=[height - 0.5 + margin, -0.5 - margin], scaleanchor="x")

@@ -12,6 +12,9 @@ from analysis.receptive_field import ERF
 
 Mask = NDArray[np.bool_]
 
+#: Room in pixels for a colour bar below a map, so that the map is as wide as the figure.
+_BAR = 56
+
 
 def receptive_set(
     field: Mask,
@@ -165,13 +168,14 @@ def erf_heatmap(
             zmax=0 if log else top,
             colorscale=SEQUENTIAL,
             colorbar={
-                "title": {"text": unit, "side": "right"},
-                "thickness": 14,
-                **(
-                    {"tickvals": [-4, -3, -2, -1, 0], "ticktext": [f"{top * 10.0**k:.1e}" for k in range(-4, 1)]}
-                    if log
-                    else {}
-                ),
+                "orientation": "h",
+                "yref": "container",
+                "y": 0,
+                "yanchor": "bottom",
+                "thickness": 12,
+                "title": {"text": unit, "side": "bottom"},
+                "ticklabeloverflow": "allow",
+                **({"tickvals": [-4, -2, 0], "ticktext": [f"{top * 10.0**k:.2g}" for k in (-4, -2, 0)]} if log else {}),
             },
             customdata=erf.map,
             hovertemplate="row %{y}, column %{x}: %{customdata:.3g}<extra></extra>",
@@ -192,7 +196,9 @@ def erf_heatmap(
     layout(fig, height=size, legend=field is not None)
     fig.update_xaxes(title_text="column (pixels)")
     fig.update_yaxes(title_text="row (pixels)")
-    return square_axes(fig, height, width)
+    square_axes(fig, height, width)
+    fig.layout.margin.b += _BAR
+    return fig
 
 
 def _outline(mask: Mask) -> tuple[list[float | None], list[float | None]]:

@@ -15,7 +15,7 @@ from analysis.figures import attribution as figures
 from analysis.figures import faithfulness as faithfulness_figures
 from analysis.methods import METHODS
 from app import cache, jobs, state
-from app.widgets import figure, scale, selection, tabs, words
+from app.widgets import boxes, figure, scale, selection, tabs, words
 
 model, picture = selection.chosen()
 _SIDE = min(model.config.image_size)
@@ -559,8 +559,7 @@ def _two_models() -> None:
         + "".join(f", {name}={value!r}" for name, value in options.items())
         + ").map\n    for title, layer in layers.items()\n)\n"
     )
-    with st.container(horizontal=True, gap="medium"):
-        left, right = st.container(width=380), st.container(width=620)
+    left, right = boxes.beside(310, 590)
     with left:
         figure.show(
             figures.wipe(a.map, b.map, (first, second), cut, on, size=340, box=part),

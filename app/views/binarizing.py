@@ -12,7 +12,7 @@ from analysis.figures import binarization as figures
 from analysis.figures import bits as bit_figures
 from app import cache, jobs, state
 from app.cache import Model
-from app.widgets import figure, scale, selection, tabs, words
+from app.widgets import boxes, figure, scale, selection, tabs, words
 
 _MEASURES = {"l1": "L1, the paper's Eq. 23", "relative": "relative to mean |W|", "mse": "mean square"}
 _PARTS = {"mlps": "MLP layers", "group": "blocks", "layer": "all layers"}
@@ -131,7 +131,7 @@ def compared() -> None:
             "None of these networks has an MLP with branches of different distances, so there is no order to check."
         )
     else:
-        left, right = st.columns(2, gap="large")
+        left, right = boxes.beside(450, 450)
         with left:
             words.badge("quoted", "BCDNet, section 5.3.3")
             st.markdown(
@@ -265,7 +265,7 @@ weights()
 
 
 def _activations() -> None:
-    left, right = st.columns(2, gap="large")
+    left, right = boxes.beside(450, 450)
     with left:
         words.badge("measured", "on the picture in the sidebar")
         balance = cache.ask(binarization.activation_statistics, model, picture)
@@ -402,7 +402,7 @@ def _margins() -> None:
                 )
     eps_options = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
     state.valid("eps", eps_options, 0.1)
-    left, right = st.columns([3, 2], gap="large")
+    left, right = boxes.beside(540, 360)
     with right:
         eps = st.select_slider(
             "Near is within",
@@ -446,7 +446,7 @@ def _thresholds() -> None:
     n = 0 if images is None else min(_BESIDE, len(images))
     pictures = (picture, *(images.picture(k) for k in range(n))) if images is not None else (picture,)
     values = cache.thresholds(model, pictures)
-    left, right = st.columns(2, gap="large")
+    left, right = boxes.beside(450, 450)
     with left:
         moving = list(dict.fromkeys(values.layer[values.image >= 0]))
         if layer in moving:
@@ -585,7 +585,7 @@ def _flips() -> None:
         f"options = {options!r}\n"
         f"found = compare_orders(model, x, {layer!r}, **options)\n"
     )
-    left, right = st.columns(2, gap="large")
+    left, right = boxes.beside(450, 450)
     with left:
         figure.show(
             bit_figures.flips_per_order(found, size=320),
@@ -606,7 +606,7 @@ def _flips() -> None:
     if not found[best].found:
         return
     height, width = found[best].size
-    left, right = st.columns(2, gap="large")
+    left, right = boxes.beside(450, 450)
     with left:
         figure.show(
             bit_figures.flip_map(found[best], height, width, size=300),

@@ -570,6 +570,30 @@ def printed() -> None:
     state.publish()
 
 
+#: How parts of the tables' column names, and units, are written.
+_WRITTEN = {
+    "w": "W/",
+    "a": "A",
+    "bops": "BOPs",
+    "ops": "OPs",
+    "flops": "FLOPs",
+    "top1": "top-1",
+    "top5": "top-5",
+    "bracket": "in brackets",
+    "cub": "CUB",
+    "mlps": "MLPs",
+    "1e6": "10⁶",
+    "1e8": "10⁸",
+    "1e9": "10⁹",
+}
+
+
+def _heading(name: str, unit: str | None) -> str:
+    """ "flops_bracket", "1e8" -> "FLOPs in brackets (10⁸)"."""
+    text = " ".join(_WRITTEN.get(part, part) for part in name.split("_")).replace("/ ", "/")
+    return text if unit is None else f"{text} ({_WRITTEN.get(unit, unit)})"
+
+
 def _printed(number: int) -> None:
     table = tradeoffs.paper_table(number)
     words.badge("quoted", table.attrs["source"])
@@ -578,7 +602,7 @@ def _printed(number: int) -> None:
     st.dataframe(
         table.drop(columns="kind"),
         hide_index=True,
-        column_config={name: f"{name} ({unit})" for name, unit in units.items() if name in table},
+        column_config={name: _heading(name, units.get(name)) for name in map(str, table)},
         placeholder="–",
         alt=f"The paper's Table {number}",
     )

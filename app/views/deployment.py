@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 from scipy.special import softmax
-from streamlit.delta_generator import DeltaGenerator
 
 from analysis.deployment import ROUNDING, RUNTIMES
 from analysis.figures import deployment as figures
 from app import cache, engines, state
-from app.widgets import figure, selection, tabs, words
+from app.widgets import boxes, figure, selection, tabs, words
 
 model, picture = selection.chosen()
 st.markdown(
@@ -117,14 +116,8 @@ if embedded:
     )
 
 
-def _boxes(*widths: int) -> list[DeltaGenerator]:
-    """Boxes beside each other, of widths in pixels; a narrow window stacks them, where columns would squeeze them."""
-    with st.container(horizontal=True, gap="medium"):
-        return [st.container(width=width) for width in widths]
-
-
 def _layer_by_layer() -> None:
-    left, right = _boxes(450, 450)
+    left, right = boxes.beside(450, 450)
     with left:
         words.badge("measured", "on the picture in the sidebar")
         st.markdown("**How near bits come to turning**")
@@ -216,7 +209,7 @@ def _layer_by_layer() -> None:
 
 
 def _one_layer() -> None:
-    controls, drawing = _boxes(220, 680)
+    controls, drawing = boxes.beside(220, 680)
     with controls:
         inner = list(layers.layer[layers.kind != "head"])
         offered = [name for name in cache.layers(model) if name in inner]
@@ -270,7 +263,7 @@ def _most_divided(ours: np.ndarray, packed: np.ndarray | None) -> int:
 
 
 def _outcome() -> None:
-    left, right = _boxes(450, 450)
+    left, right = boxes.beside(450, 450)
     with left:
         words.badge("measured", "logits and their softmax, both graphs")
         best = np.argsort(-twin.packed_logits, kind="stable")[:5]
@@ -335,7 +328,7 @@ def _speed() -> None:
     with words.progress(pressed, "numbers of threads") as report:
         speed = engines.speed(model, isa, report, anew=pressed)
     words.badge("measured", f"since the dashboard was started, one image, {where}")
-    left, right = _boxes(360, 520)
+    left, right = boxes.beside(360, 520)
     with left:
         figure.show(
             figures.speed_lines(speed),

@@ -279,7 +279,7 @@ def _map(other: Model, erf: ERF, images: ImageSet, n: int, limit: float, log: bo
         return
     where = f"{erf.layer!r}, {erf.row}, {erf.col}"
     figure.show(
-        figures.erf_heatmap(erf, field, limit, log, size=300),
+        figures.erf_heatmap(erf, field, limit, log, size=390),
         f"effective-field-{other.id}-{erf.method}",
         f"Effective receptive field of row {erf.row}, column {erf.col} of {erf.layer} in {other.title} by "
         f"{erf.method}: half of the effect comes from {erf.area[50]:.0%} of the pixels",
@@ -289,8 +289,10 @@ def _map(other: Model, erf: ERF, images: ImageSet, n: int, limit: float, log: bo
         + figure.loading_images(images, n)
         + f"erf = effective_receptive_field(model, images, {where}, {erf.method!r})\n"
         f"field = exact_receptive_field(model, {where})\n"
-        f"figure = erf_heatmap(erf, field, {limit!r}, {log}, size=300)\n",
+        f"figure = erf_heatmap(erf, field, {limit!r}, {log}, size=390)\n",
     )
+    if field.all():
+        st.caption("Every pixel can reach this location, so the exact set has no border.")
 
 
 def _table(found: dict[tuple[str, str], ERF]) -> None:

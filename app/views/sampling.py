@@ -106,7 +106,16 @@ def _table(sources: pd.DataFrame) -> None:
     st.dataframe(
         sources.assign(weight=100 * sources.weight),
         hide_index=True,
-        column_config={"weight": st.column_config.NumberColumn("weight", format="%.2f %%")},
+        column_config={
+            "channel_start": st.column_config.NumberColumn(
+                "channels from", help="Of the layer's input; 0 is the first."
+            ),
+            "channel_stop": st.column_config.NumberColumn("up to", help="This channel is not read any more."),
+            "col": "column",
+            "d_row": st.column_config.NumberColumn("rows away", help="Below the token, if above 0."),
+            "d_col": st.column_config.NumberColumn("columns away", help="Right of the token, if above 0."),
+            "weight": st.column_config.NumberColumn("weight", format="%.2f %%"),
+        },
         alt="Every source of the token, with its branch, channel quarter and share of the weights",
     )
 

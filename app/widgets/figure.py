@@ -55,7 +55,6 @@ def show(figure: go.Figure, name: str, alt: str, data: Data, code: str, **chart:
     key = chart.pop("key", f"figure-{name}")
     st.plotly_chart(_legible(figure), config={"displayModeBar": False}, alt=alt, key=key, **chart)
     with st.popover("Export", icon=":material/download:", help="The figure, its data, and the code that makes it."):
-        _save(data={"chart": key, "name": name}, key=f"{key}-save")
         kind = "csv" if isinstance(data, pd.DataFrame) else "npz"
         st.download_button(
             f"Data ({kind.upper()})",
@@ -66,6 +65,8 @@ def show(figure: go.Figure, name: str, alt: str, data: Data, code: str, **chart:
             width="stretch",
             help="The numbers behind the figure, none of them rounded.",
         )
+        # Below, because a hint of Streamlit's covers what stands above its button.
+        _save(data={"chart": key, "name": name}, key=f"{key}-save")
         st.caption("The same in Python:")
         st.code(code, language="python")
 

@@ -213,7 +213,7 @@ def test_a_network_of_other_classes_than_the_set_has_no_right_or_wrong(mixed: Pa
     at = open_page(model="d", beside="a")
     assert_fine(at)
     assert "a tells other classes apart" in said(at)
-    assert "nothing is right or wrong here" in said(at)
+    assert "the network has no class" in said(at) and "Nothing is right or wrong here" in said(at)
     assert not at.get("plotly_chart") and not at.dataframe
     assert len(answers(at)) == 12 and "№" in said(at)
 
@@ -227,7 +227,8 @@ def test_images_of_ones_own_without_labels_are_set_side_by_side(
     monkeypatch.setenv("BCDNET_IMAGES", str(tmp_path))
     at = open_page(**BOTH, set=f"folder-{tmp_path}")
     assert_fine(at)
-    assert f"on all 5 images of {tmp_path.name}" in said(at) and "nothing is right or wrong here" in said(at)
+    assert f"on all 5 images of {tmp_path.name}" in said(at)
+    assert f"the images of {tmp_path.name} lie in no class folders. Nothing is right or wrong here" in said(at)
     assert len(answers(at)) == 10
     button = next(b for b in answers(at) if b.help.startswith("Tiny twin") and b.key.startswith("why-3-"))
     cls = button.help.removesuffix(".").split("speak for ")[1]
@@ -244,6 +245,20 @@ def test_images_of_ones_own_without_labels_are_set_side_by_side(
         again.query_params[name] = value
     assert_fine(again.run())
     assert again.session_state["chosen"][1] == chosen
+
+
+def test_folders_named_as_classes_give_true_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A folder's name cannot hold the slash of T-shirt/top.
+    for folder in ("t-shirt-top", "ankle_boot"):
+        (tmp_path / folder).mkdir()
+        for k in range(3):
+            Image.new("L", (28, 28), 40 * k).save(tmp_path / folder / f"{k}.png")
+    monkeypatch.setenv("BCDNET_IMAGES", str(tmp_path))
+    at = open_page(**BOTH, set=f"folder-{tmp_path}")
+    assert_fine(at)
+    assert "Nothing is right or wrong here" not in said(at) and chart(at, "Top-1 accuracy")
+    chosen = at.session_state["images"].labels(cache.catalogue()[0][0])
+    assert chosen.tolist() == [CLASSES.index("Ankle boot")] * 3 + [CLASSES.index("T-shirt/top")] * 3
 
 
 def test_much_work_is_begun_only_when_the_reader_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
