@@ -289,12 +289,14 @@ def test_a_figure_is_saved_as_it_stands_with_its_numbers(visit: Visit, name: str
     visit.fine()
 
 
-def test_words_of_figures_follow_the_theme(visit: Visit) -> None:
+@pytest.mark.parametrize("name", ["OPs trade-offs", "Receptive fields"])
+def test_words_of_figures_follow_the_theme(visit: Visit, name: str) -> None:
     inks = """() => [...new Set([...document.querySelectorAll(".js-plotly-plot :is(.xtick, .ytick, .xtitle) text")]
       .map(word => getComputedStyle(word).fill))].join()"""
-    visit.go("OPs trade-offs")
-    visit.ready("OPs trade-offs")
-    for theme, ink in (("dark", "rgb(230, 235, 240)"), ("light", "rgb(31, 41, 51)")):
-        visit.page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
-        visit.page.wait_for_function(f"({inks})() === '{ink}'", timeout=20_000)
+    page = opened(visit, name)
+    for theme, ink in (("Dark", "rgb(230, 235, 240)"), ("Light", "rgb(31, 41, 51)")):
+        page.get_by_role("button", name="Main menu").click()
+        page.get_by_role("menuitemradio", name=theme).click()
+        page.keyboard.press("Escape")
+        page.wait_for_function(f"({inks})() === '{ink}'", timeout=20_000)
     visit.fine()
