@@ -138,15 +138,17 @@ def test_images_become_a_set_with_labels_where_the_classes_are_the_models() -> N
     at = hand_in(open_page("own"), "images", "shoes.zip", images())
     assert_fine(at)
     assert any("**shoes** · 6 images, 2 classes" in text.value for text in at.markdown)
-    data = at.session_state["own_sets"]
-    (own,) = data.values()
-    labels = own.labels(cache.catalogue()[0][0])
-    # "T-shirt/top" cannot be a folder, so this set has classes that the model does not know.
-    assert labels is None
+    (own,) = at.session_state["own_sets"].values()
+    # "T-shirt/top" cannot be a folder; letters and digits are enough.
+    assert own.labels(cache.catalogue()[0][0]).tolist() == [0, 0, 0, 1, 1, 1]
+    cactus = hand_in(open_page("own"), "images", "plants.zip", images(4, ("Sneaker", "cactus")))
+    (own,) = cactus.session_state["own_sets"].values()
+    with pytest.raises(ValueError, match="the network has no class 'cactus' as plants does"):
+        own.labels(cache.catalogue()[0][0])
     sneakers = hand_in(open_page("own"), "images", "shoes.zip", images(4, ("Sneaker", "bag")))
     (own,) = sneakers.session_state["own_sets"].values()
     found = own.labels(cache.catalogue()[0][0])
-    assert found is not None and [CLASSES[k] for k in found] == ["Sneaker", "Sneaker", "Bag", "Bag"]
+    assert [CLASSES[k] for k in found] == ["Sneaker", "Sneaker", "Bag", "Bag"]
 
 
 def test_what_is_no_zip_file_gets_one_sentence() -> None:

@@ -72,8 +72,15 @@ def test_fields_of_several_models_grow_in_one_figure() -> None:
     assert f"{titles[0]}, convolutions alone" in names and f"{titles[1]}, convolutions alone" not in names
 
 
-def test_effective_fields_by_both_methods_stand_side_by_side_and_are_compared() -> None:
-    where = {"field_tab": COUNTS, "layer": "mlp1_1", "row": "2", "col": "3"}
+def test_effective_fields_by_both_methods_stand_side_by_side_and_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = cache.test_set()
+    assert data is not None
+    for k in range(3):
+        data.images[k].save(tmp_path / f"{k}.png")
+    monkeypatch.setenv("BCDNET_IMAGES", str(tmp_path))
+    where = {"field_tab": COUNTS, "layer": "mlp1_1", "row": "2", "col": "3", "set": f"folder-{tmp_path}"}
     at = open_page("receptive", model="a_bcdnet", beside="reactnet", erf_method="both", **where)
     agreed(at)
     finished(at, 4)
@@ -81,9 +88,7 @@ def test_effective_fields_by_both_methods_stand_side_by_side_and_are_compared() 
     table = next(frame for frame in at.dataframe if frame.proto.alt.startswith("Areas of")).value
     assert list(table.by) == ["gradient", "gradient", "perturbation", "perturbation"]
     model = model_of("a_bcdnet")
-    data = cache.test_set()
-    assert data is not None
-    images = next(data.batches(cache.preprocess(model), 16))[0]
+    images = next(at.session_state["images"].data.batches(cache.preprocess(model), 3))[0]
     with cache.locked(model) as network:
         both = [
             receptive_field.effective_receptive_field(network, images, "mlp1_1", 2, 3, method)
