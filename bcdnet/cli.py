@@ -397,7 +397,8 @@ def _complain(error: Exception) -> int:
     message = " ".join((error.format_message() if isinstance(error, typer.BadParameter) else str(error)).split())
     # An error that this package defines has a message written for whoever typed the command; bad input is a ValueError.
     if isinstance(error, typer.TyperException):
-        status, message = 2, f"{message.rstrip('.')}; see `bcdnet --help`."
+        command = getattr(getattr(error, "ctx", None), "command_path", None) or "bcdnet"
+        status, message = 2, f"{message.rstrip('.')}; see `{command} --help`."
     elif type(error).__module__.startswith("bcdnet."):
         status = 2 if isinstance(error, ValueError) else 1
     else:

@@ -232,7 +232,7 @@ def test_bad_usage_and_bad_input(run, checkpoint: Path, pictures: Path, tmp_path
         ((), "Missing command"),
         (("lits",), "No such command"),
         (("list", "--jsno"), "No such option"),
-        (("ops",), "Missing argument 'VARIANT'"),
+        (("ops",), "Missing argument 'VARIANT'; see `bcdnet ops --help`"),
         (("ops", "bcdnet_aa"), "did you mean 'bcdnet_a'"),
         (("ops", "bcdnet_a", "--image-size", "225"), "multiples of 32"),
         (("ops", "bcdnet_a", "--image-size", "big"), "--image-size"),

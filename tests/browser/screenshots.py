@@ -1,8 +1,12 @@
-"""Takes the pictures of ``docs/views.md``, each page as a newcomer finds it, then its tabs: ``make screenshots``."""
+"""Takes the pictures of ``docs/views.md``, each page as a newcomer finds it, then its tabs: ``make screenshots``.
+
+``PYTHONPATH=tests python -m browser.screenshots "Compare variants"`` takes those of some pages only.
+"""
 
 import io
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from browser.dashboard import FLAGS, PAGES, READY, ROOT, chromium, serving
@@ -34,27 +38,34 @@ def file_name(*names: str) -> str:
     return f"{'-'.join(re.findall(r'[a-z]+', ' '.join(names).lower()))}.png"
 
 
-def main(folder: Path = FOLDER, theme: str = "light") -> None:
+def main(names: Collection[str] = (), folder: Path = FOLDER, theme: str = "light") -> None:
     """One picture for every page, of what fits a window, and one for each of its tabs."""
     folder.mkdir(exist_ok=True)
     with serving() as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme=theme)  # type: ignore[arg-type]
         page.goto(address)
-        for name, (text, charts) in PAGES.items():
+        for name in names or PAGES:
+            text, charts = PAGES[name]
             page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
             page.wait_for_function(READY, arg=[name, text, charts], polling=50, timeout=120_000)
             settled(page)
+            agree(page, "Compute it")
             save(folder / file_name(name), page.screenshot())
             for tab in TABS.get(name, ()):
                 page.get_by_test_id("stMain").get_by_role("tab", name=tab, exact=True).click()
                 settled(page)
-                for ask in page.get_by_role("button", name=re.compile("Compute it|Measure now")).all():
-                    ask.click()
-                    settled(page)
+                agree(page, "Compute it|Measure now")
                 panel = page.locator("[data-testid=stTabs]", has=page.get_by_role("tab", name=tab, exact=True)).last
                 save(folder / file_name(name, tab), panel.screenshot())
         browser.close()
+
+
+def agree(page: Page, to: str) -> None:
+    """Press what asks before it computes, so that there is something to see."""
+    for ask in page.get_by_test_id("stMain").get_by_role("button", name=re.compile(to)).all():
+        ask.click()
+        settled(page)
 
 
 def settled(page: Page) -> None:
@@ -74,4 +85,4 @@ def save(path: Path, picture: bytes) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
