@@ -52,7 +52,7 @@ def token_grid(
     for branch in branches:
         part = merged[merged.branch == branch]
         share = part.weight.sum()
-        x, y = _nudged(merged, branch, branches)
+        x, y = _nudged(merged, branch)
         diameters = np.maximum(0.86 * cell * np.sqrt(part.weight / largest), 5)
         fig.add_trace(
             go.Scatter(
@@ -149,13 +149,18 @@ def _crossing(index: int, n: int, beyond: float) -> tuple[float, float]:
     return (low, high) if index < 0 else (high, low) if index >= n else (index, index)
 
 
-def _nudged(merged: pd.DataFrame, branch: str, branches: list[str]) -> tuple[list[float], list[float]]:
+def _nudged(merged: pd.DataFrame, branch: str) -> tuple[list[float], list[float]]:
     """Positions of a branch's discs; where several branches read one token, side by side."""
+    readers: dict[tuple[int, int], list[str]] = {}
+    places = list(zip(merged.branch, merged.row, merged.col, strict=True))
+    for reader, row, col in places:
+        readers.setdefault((row, col), []).append(reader)
     x, y = [], []
-    for row, col in merged.loc[merged.branch == branch, ["row", "col"]].itertuples(index=False):
-        here = merged[(merged.row == row) & (merged.col == col)].branch.tolist()
-        x.append(col + 0.44 * (here.index(branch) - (len(here) - 1) / 2))
-        y.append(float(row))
+    for reader, row, col in places:
+        if reader == branch:
+            here = readers[row, col]
+            x.append(col + 0.44 * (here.index(branch) - (len(here) - 1) / 2))
+            y.append(float(row))
     return x, y
 
 
