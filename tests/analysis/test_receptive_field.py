@@ -368,7 +368,7 @@ def test_figures_show_the_set_its_border_and_the_growth():
     assert len(x) == len(y) == 18 and set(x) == {1.5, 2.5, 3.5, None} and set(y) == {0.5, 1.5, None}
     erf = effective_receptive_field(model, torch.randn(1, 1, 8, 8), "mlp1_1", 0, 0)
     assert erf_heatmap(erf, field, limit=2.0).data[0].zmax == 2.0
-    assert erf_heatmap(erf, log=True).data[0].colorbar.ticktext[-1] == f"{erf.map.max():.1e}"
+    assert erf_heatmap(erf, log=True).data[0].colorbar.ticktext[-1] == f"{erf.map.max():.2g}"
     growth = receptive_field_growth(model, 0, 0)
     curve = growth_curve({"ours": growth})
     assert list(curve.data[0].y) == list(100 * growth.share) and curve.data[1].line.dash == "dot"
