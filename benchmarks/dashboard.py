@@ -12,8 +12,7 @@ A click: from the pointer going down until the page's script has run and the bro
 shown before; on pages with a token map the token is moved there (the map itself answers without the server), on others
 the first choice of the page is changed, or where there is none the next picture is asked for. A tab: the same for
 opening the second of the page's first tabs, and the first again. Pages take turns, and the two sides of a click as
-well. Beside them stands the least that Streamlit can do: a page of a heading, one choice, and one Plotly chart of three
-points that follows it, in a fragment.
+well. Beside them stands the least that Streamlit can do: a page of a heading and one Plotly chart of three points.
 """
 
 import argparse
@@ -47,15 +46,7 @@ BARE = """import plotly.graph_objects as go
 import streamlit as st
 
 st.title("Bare")
-
-
-@st.fragment
-def chart():
-    side = st.segmented_control("Side", ["left", "right"], default="left", required=True)
-    st.plotly_chart(go.Figure(go.Scatter(x=[1, 2, 3], y=[1, 3, 2] if side == "left" else [2, 3, 1])))
-
-
-chart()
+st.plotly_chart(go.Figure(go.Scatter(x=[1, 2, 3], y=[1, 3, 2])))
 st.write("When this misleads")
 """
 HEADED = """title => {
@@ -123,19 +114,20 @@ def main() -> None:
                     found["first_paint"].append(paint)
                     found["first_visit"].append(visit)
                     found["next_visit"].append(first_visit(page, name, at, pages[name])[1])
-                    page.wait_for_timeout(1000)
-                    page.evaluate(WATCH)
-                    chosen = {"click": control(page)} | tabs(page)
-                    how[name] = {f"{kind}_on": what for kind, (what, _) in chosen.items()}
-                    for kind, (_, sides) in chosen.items():
-                        found[kind] += turns(page, sides)
+                    if name in PAGES:  # a run of the bare page may be too short to be seen
+                        page.wait_for_timeout(1000)
+                        page.evaluate(WATCH)
+                        chosen = {"click": control(page)} | tabs(page)
+                        how[name] = {f"{kind}_on": what for kind, (what, _) in chosen.items()}
+                        for kind, (_, sides) in chosen.items():
+                            found[kind] += turns(page, sides)
                     page.close()
             browser.close()
     for name, found in times.items():
         row: dict[str, Any] = {kind: told(seconds) for kind, seconds in found.items() if seconds}
         for kind in {"click", "tab"} & row.keys():
             row[kind]["sides"] = [float(np.median(found[kind][side::2])) for side in (0, 1)]
-        document["pages"][name] = row | how[name]
+        document["pages"][name] = row | how.get(name, {})
         said = ", ".join(f"{kind.replace('_', ' ')} {row[kind]['median']:.2f} s" for kind in found if kind in row)
         print(f"{name:20} {said}", file=sys.stderr)
     write_atomically(options.output, (json.dumps(document, indent=1) + "\n").encode())
