@@ -56,7 +56,7 @@ def metrics(at: AppTest) -> dict[str, str]:
     return {metric.label: metric.value for metric in at.metric}
 
 
-def until(at: AppTest, holds: Callable[[AppTest], bool], seconds: float = 180) -> AppTest:
+def until(at: AppTest, holds: Callable[[AppTest], bool], seconds: float = 60) -> AppTest:
     """Run the page again and again, as a browser does while a job is under way, until something holds."""
     deadline = time.monotonic() + seconds
     while not holds(at):

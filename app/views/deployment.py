@@ -208,6 +208,13 @@ def _layer_by_layer() -> None:
         st.caption("Distances and rounding are in standard deviations of the layer's distances to its thresholds.")
 
 
+def _channel(label: str, key: str, channels: int, default: int, of: str) -> int:
+    """A control for one of so many channels."""
+    state.valid(key, range(channels), default)
+    text = f"The channel of {of} that is drawn."
+    return int(st.number_input(label, 0, channels - 1, step=1, key=key, on_change=state.remember, help=text))
+
+
 def _one_layer() -> None:
     controls, drawing = boxes.beside(220, 680)
     with controls:
@@ -215,30 +222,11 @@ def _one_layer() -> None:
         offered = [name for name in cache.layers(model) if name in inner]
         name = selection.layer(offered, first[0] if first else offered[-1])
         maps = engines.layer_maps(model, picture, name, isa)
-        outputs = len(maps.float_output)
-        state.valid("twin_output", range(outputs), 0)
-        channel = st.number_input(
-            "Output channel",
-            0,
-            outputs - 1,
-            step=1,
-            key="twin_output",
-            on_change=state.remember,
-            help="The channel of the output that is drawn.",
-        )
+        channel = _channel("Output channel", "twin_output", len(maps.float_output), 0, "the output")
         bit_channel = 0
         if maps.float_bits is not None:
-            inputs = len(maps.float_bits)
-            state.valid("twin_input", range(inputs), _most_divided(maps.float_bits, maps.packed_bits))
-            bit_channel = st.number_input(
-                "Input channel",
-                0,
-                inputs - 1,
-                step=1,
-                key="twin_input",
-                on_change=state.remember,
-                help="The channel of input bits that is drawn.",
-            )
+            divided = _most_divided(maps.float_bits, maps.packed_bits)
+            bit_channel = _channel("Input channel", "twin_input", len(maps.float_bits), divided, "input bits")
         row = layers[layers.layer == name].iloc[0]
         st.metric("Bits that differ here", f"{row.differ:,}", help=f"Of {row.bits:,}, end to end.")
         st.metric(
