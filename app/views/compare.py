@@ -304,7 +304,8 @@ def _gallery(table: pd.DataFrame, logits: Logits, orders: Mapping[str, NDArray[n
         "their softmaxes, 0 bit where all say the same and are equally sure, at most "
         f"{math.log2(len(titles)):.2f}. "
     )
-    why = "Click an answer to see why that model gives it."
+    complete = len(logits) == len(orders)
+    why = f"{'Click' if complete else 'Once every model is done, click'} an answer to see why that model gives it."
     st.caption((divided if len(titles) > 1 else f"{len(table):,} images. ") + why)
     st.markdown(" &emsp; ".join(f"**{k}** {title}" for k, title in enumerate(titles, start=1)))
     odds = {title: softmax(logits[title], axis=1) for title in titles}
@@ -348,6 +349,9 @@ def _card(
                 on_click=_look_at,
                 args=(picture, index, title, int(orders[title][best])),
                 help=f"{title}: see which pixels speak for {names[best]}.",
+                # The progress of a job asks again and again for its part of this page. Asked for just as the server
+                # turns to another page, Streamlit 1.67 wipes that one.
+                disabled=len(odds) < len(orders),
             )
             if clicked:
                 st.switch_page("views/attributions.py")

@@ -1,6 +1,8 @@
 """Compare variants: several models on one set, whose classes, order of classes and sizes need not be the same."""
 
+import functools
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,26 @@ def test_a_click_on_an_answer_leads_to_why_that_model_gives_it() -> None:
     assert at.multiselect(key="beside").value == ["a_bcdnet"]  # both stay side by side
     model = next(m for m in cache.catalogue()[0] if m.id == "twin")
     assert cache.probabilities(model, cache.test_picture(index)).argmax() == CLASSES.index(cls)
+
+
+def test_answers_wait_for_the_last_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    at, held, predict = open_page(**BOTH), threading.Event(), comparison.predict_set
+
+    @functools.wraps(predict)
+    def last(*arguments: Any, **options: Any) -> Any:
+        assert held.wait(60)
+        return predict(*arguments, **options)
+
+    monkeypatch.setattr(comparison, "predict_set", last)
+    monkeypatch.setattr(cache, "seconds_per_image", lambda model: 2e-3)  # a job, begun without asking
+    at.multiselect(key="beside").set_value(["twin", "reactnet"]).run()
+    try:
+        assert any(button.label == "Cancel" for button in at.button) and "Once every model is done" in said(at)
+        assert len(answers(at)) == 24 and all(button.disabled for button in answers(at))
+    finally:
+        held.set()
+    finished(at)
+    assert len(answers(at)) == 36 and not any(button.disabled for button in answers(at))
 
 
 def test_the_gallery_shows_the_class_and_the_pattern_that_are_asked_for() -> None:
