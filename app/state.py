@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 T = TypeVar("T")
 
@@ -27,7 +28,6 @@ class _Book:
         page: the one that is open.
         names: of all widgets of the selection that were drawn so far.
         shown: names that the open page shows, which belong into the address.
-        told: names whose values the browser knows.
         published: name -> value, as they last were in the address or in a callback.
         dropped: what the link asked for in vain, until it is said.
         cleared: names of choices of several that the reader left empty.
@@ -38,7 +38,6 @@ class _Book:
     page: str = ""
     names: set[str] = field(default_factory=set)
     shown: set[str] = field(default_factory=set)
-    told: set[str] = field(default_factory=set)
     published: dict[str, Any] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     cleared: set[str] = field(default_factory=set)
@@ -64,7 +63,7 @@ def restore(page: str) -> None:
     book = _book()
     turned, book.page = book.page != page, page
     if turned:
-        book.shown, book.told = set(), set()
+        book.shown = set()
     # A page that is left keeps what it last published: what was chosen inside a fragment is known there alone.
     published = book.published if turned else {}
     for name in book.names:
@@ -98,12 +97,6 @@ def names() -> frozenset[str]:
 def forget_linked(name: str) -> None:
     """Forget what the address that began the session says of something no widget has shown yet."""
     _book().link.pop(name, None)
-
-
-def open_tab() -> None:
-    """Take over which tab is open; a callback of tabs of which only the open one is drawn."""
-    remember()
-    _book().told = set()
 
 
 def publish() -> None:
@@ -171,12 +164,22 @@ def _taken(name: str) -> str | None:
     if name not in session and name in book.published:
         # Its tab was closed for a while.
         session[name] = book.published[name]
-    elif name not in book.told and name in session:
-        # Set again, or a browser that has not drawn the widget for a while is not told its value.
-        session[name] = session[name]
-    for names in (book.names, book.shown, book.told):
+    elif name in session and not _heard(name):
+        session[name] = session[name]  # set again, or a browser that has not drawn the widget is not told its value
+    for names in (book.names, book.shown):
         names.add(name)
     return book.link.pop(name, None)
+
+
+def _heard(name: str) -> bool:
+    """Whether the browser said what a widget holds when it asked for this run; it leaves out what it has not drawn.
+
+    A widget of a kind that the browser has not drawn before comes late, as its code has to be fetched first.
+    """
+    context = get_script_run_ctx()
+    assert context is not None
+    state = context.session_state._state  # nothing public of Streamlit's tells
+    return state._key_id_mapper.get_id_from_key(name, None) in state._new_widget_state.states
 
 
 def _drop(name: str, value: str) -> None:

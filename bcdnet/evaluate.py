@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import mannwhitneyu
 from torch import nn
 
 from bcdnet.checkpoint import CheckpointError
@@ -146,6 +145,8 @@ def detection(said: np.ndarray, scores: np.ndarray, truth: np.ndarray) -> tuple[
     with_it, without = scores[truth], scores[~truth]
     if not (len(with_it) and len(without)):
         return f1, None
+    from scipy.stats import mannwhitneyu  # here, because every command would wait half a second for it
+
     return f1, 100 * float(mannwhitneyu(with_it, without).statistic) / (len(with_it) * len(without))
 
 

@@ -15,7 +15,7 @@ def show(key: str, views: dict[str, Callable[[], Any]]) -> None:
     """
     names = list(views)
     state.valid(key, names, names[0])
-    for tab, draw in zip(st.tabs(names, key=key, on_change=state.open_tab), views.values(), strict=True):
+    for tab, draw in zip(st.tabs(names, key=key, on_change=state.remember), views.values(), strict=True):
         if tab.open:
             with tab:
                 draw()

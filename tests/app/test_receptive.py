@@ -80,6 +80,7 @@ def test_effective_fields_by_both_methods_stand_side_by_side_and_are_compared(
     for k in range(3):
         data.images[k].save(tmp_path / f"{k}.png")
     monkeypatch.setenv("BCDNET_IMAGES", str(tmp_path))
+    monkeypatch.setattr(cache, "seconds_per_image", lambda model: 1.0)  # so it asks, however fast the machine
     where = {"field_tab": COUNTS, "layer": "mlp1_1", "row": "2", "col": "3", "set": f"folder-{tmp_path}"}
     at = open_page("receptive", model="a_bcdnet", beside="reactnet", erf_method="both", **where)
     agreed(at)
@@ -102,7 +103,8 @@ def test_effective_fields_by_both_methods_stand_side_by_side_and_are_compared(
     assert table.token[1].endswith("(2, 3)") and "mlp1_1" not in table.token[1]
 
 
-def test_one_scale_for_all_maps_has_one_largest_value() -> None:
+def test_one_scale_for_all_maps_has_one_largest_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "seconds_per_image", lambda model: 1e-3)  # so it does not ask
     at = finished(open_page("receptive", field_tab=COUNTS, model="a_bcdnet", beside="reactnet", scale="all"), 2)
     tops = {
         json.loads(chart.proto.spec)["data"][0]["zmax"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from browser.dashboard import PAGES, READY, ROOT, Visit
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 pytestmark = pytest.mark.browser
 
@@ -93,6 +93,25 @@ def test_a_choice_inside_a_tab_survives_its_closing_and_holds_on_other_pages(vis
     expect(chosen).to_be_checked()
     look("Branch ledger", "One channel over all tokens")
     expect(chosen).to_be_checked()
+    visit.fine()
+
+
+def test_what_a_widget_holds_survives_a_click_before_it_is_drawn(visit: Visit) -> None:
+    page, held = visit.page, list[Route]()
+    # The code of text fields, which the browser fetches when it draws the first one.
+    page.route(re.compile(r"/TextInput\."), lambda route: held.append(route))
+    visit.go("OPs trade-offs")
+    visit.ready("OPs trade-offs")
+    page.get_by_role("radio", name="lasso", exact=True).click()
+    expect(page).to_have_url(re.compile("brush=lasso"))
+    visit.settled()
+    blocks = page.get_by_role("textbox", name="Blocks per stage")
+    assert len(held) == 1 and blocks.count() == 0
+    held.pop().continue_()
+    expect(blocks).to_have_value("1, 2, 2, 6, 2")
+    page.get_by_role("radio", name="click", exact=True).click()  # tells the server what the page holds
+    expect(page).to_have_url(re.compile("brush=pan.*design_blocks=1%2C"))
+    visit.settled()
     visit.fine()
 
 
