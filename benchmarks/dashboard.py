@@ -60,6 +60,7 @@ WATCH = """() => {
   document.addEventListener("pointerdown", () => { window.wait = {from: performance.now()} }, true);
   new MutationObserver(() => {
     // The state of a page at rest changes at the click only; a quick run may have come and gone since.
+    if (window.wait) window.wait.ran = true;
     if (window.wait && app.dataset.testScriptState === "notRunning")
       requestAnimationFrame(() => requestAnimationFrame(() => { window.wait.until = performance.now() }));
   }).observe(app, {attributes: true, attributeFilter: ["data-test-script-state"]});
@@ -70,9 +71,14 @@ RESTS = """() => {
   if (app.dataset.testScriptState !== "notRunning" || window.restless === undefined) window.restless = now;
   return now - window.restless > 300;
 }"""
-#: Seconds waited, once nothing has happened for a while.
-WAITED = """() => window.wait?.until && performance.now() - window.wait.until > 300
-  ? (window.wait.until - window.wait.from) / 1000 : null"""
+#: Seconds waited, once nothing has happened for a while; -1 for a run whose begin and end the page took in one step.
+WAITED = """() => {
+  const wait = window.wait, now = performance.now();
+  if (wait?.until) return now - wait.until > 300 ? (wait.until - wait.from) / 1000 : null;
+  return wait && !wait.ran && now - wait.from > 5000 ? -1 : null;
+}"""
+#: So many clicks may be missed that way, as a share.
+UNSEEN = 0.2
 
 
 def main() -> None:
@@ -114,7 +120,7 @@ def main() -> None:
                     found["first_paint"].append(paint)
                     found["first_visit"].append(visit)
                     found["next_visit"].append(first_visit(page, name, at, pages[name])[1])
-                    if name in PAGES:  # a run of the bare page may be too short to be seen
+                    if name in PAGES:  # runs of the bare page are too short to be seen
                         page.wait_for_timeout(1000)
                         page.evaluate(WATCH)
                         chosen = {"click": control(page)} | tabs(page)
@@ -126,7 +132,7 @@ def main() -> None:
     for name, found in times.items():
         row: dict[str, Any] = {kind: told(seconds) for kind, seconds in found.items() if seconds}
         for kind in {"click", "tab"} & row.keys():
-            row[kind]["sides"] = [float(np.median(found[kind][side::2])) for side in (0, 1)]
+            row[kind]["sides"] = [float(np.nanmedian(found[kind][side::2])) for side in (0, 1)]
         document["pages"][name] = row | how.get(name, {})
         said = ", ".join(f"{kind.replace('_', ' ')} {row[kind]['median']:.2f} s" for kind in found if kind in row)
         print(f"{name:20} {said}", file=sys.stderr)
@@ -134,9 +140,12 @@ def main() -> None:
 
 
 def told(seconds: list[float]) -> dict[str, Any]:
-    """Median and 95th percentile with all that was measured."""
-    median, high = np.percentile(seconds, [50, 95])
-    return {"median": float(median), "p95": float(high), "all": [round(value, 4) for value in seconds]}
+    """Median and 95th percentile with all that was measured; None for a click whose run was too short to be seen."""
+    if np.isnan(seconds).mean() > UNSEEN:
+        raise RuntimeError(f"Too many clicks ran nothing, or too shortly to be seen: {seconds}")
+    median, high = np.nanpercentile(seconds, [50, 95])
+    every = [None if np.isnan(value) else round(value, 4) for value in seconds]
+    return {"median": float(median), "p95": float(high), "all": every}
 
 
 def prepare(browser: Browser, address: str) -> dict[str, str]:
@@ -226,15 +235,15 @@ def on_map(token_map: Locator, share: float) -> None:
 
 
 def waited(page: Page, do: Callable[[], None]) -> float:
-    """Seconds from the click to the painted answer, of a page at rest."""
+    """Seconds from the click to the painted answer, of a page at rest; NaN if its run was too short to be seen."""
     page.wait_for_function(RESTS, polling=20, timeout=60_000)
     page.evaluate("() => { window.wait = null }")
     do()
     try:
         seconds: float = page.wait_for_function(WAITED, polling=20, timeout=60_000).json_value()
     except TimeoutError as error:
-        raise RuntimeError(f"A click ran nothing within a minute at {page.url}") from error
-    return seconds
+        raise RuntimeError(f"A click was not answered within a minute at {page.url}") from error
+    return seconds if seconds >= 0 else float("nan")
 
 
 if __name__ == "__main__":
