@@ -191,9 +191,13 @@ def dashboard_tables(document: Mapping[str, Any]) -> dict[str, str]:
         on = ", ".join(found[f"{kind}_on"] for kind in ("click", "tab") if f"{kind}_on" in found) or "–"
         body.append([name, *cells, on.replace("|", r"\|")])
     rounds = len(next(iter(document["pages"].values()))["first_paint"]["all"])
+    unseen = sum(
+        found[kind]["all"].count(None) for found in document["pages"].values() for kind in kinds if kind in found
+    )
+    left_out = f" {unseen} left out, whose run was over before it could be seen." if unseen else ""
     return {
         "dashboard": table(["page", *kinds.values(), "clicked on"], body),
-        "conditions-dashboard": f"{conditions(document)} {rounds} rounds, two clicks on each thing in each.",
+        "conditions-dashboard": f"{conditions(document)} {rounds} rounds, two clicks on each thing in each.{left_out}",
     }
 
 
