@@ -152,6 +152,12 @@ class Ask:
         return self.forwards * cache.seconds_per_image(self.model)
 
 
+def under_way(asks: Mapping[K, Ask]) -> bool:
+    """Whether a job of one of these questions goes on, so that a page that asks them shows its progress."""
+    found = (_jobs()[0].get((st.session_state.get("reader"), *ask.key())) for ask in asks.values())
+    return any(job is not None and not job.ended.is_set() and not job.stopped() for job in found)
+
+
 def answers(asks: Mapping[K, Ask], what: str) -> dict[K, Any]:
     """Answers to several questions, one job after the other; those that are there already, by the keys of ``asks``.
 

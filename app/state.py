@@ -174,7 +174,8 @@ def _taken(name: str) -> str | None:
 def _heard(name: str) -> bool:
     """Whether the browser said what a widget holds when it asked for this run; it leaves out what it has not drawn.
 
-    A widget of a kind that the browser has not drawn before comes late, as its code has to be fetched first.
+    To be asked before the run draws the widget, as that is noted in the same place. A widget of a kind that the
+    browser has not drawn before comes late: its code has to be fetched first.
     """
     context = get_script_run_ctx()
     assert context is not None

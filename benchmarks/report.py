@@ -194,7 +194,7 @@ def dashboard_tables(document: Mapping[str, Any]) -> dict[str, str]:
     unseen = sum(
         found[kind]["all"].count(None) for found in document["pages"].values() for kind in kinds if kind in found
     )
-    left_out = f" {unseen} left out, whose run was over before it could be seen." if unseen else ""
+    left_out = f" {unseen} left out, which ran nothing, or too shortly to be seen." if unseen else ""
     return {
         "dashboard": table(["page", *kinds.values(), "clicked on"], body),
         "conditions-dashboard": f"{conditions(document)} {rounds} rounds, two clicks on each thing in each.{left_out}",

@@ -57,15 +57,19 @@ def _comparable() -> dict[str, NDArray[np.int64]]:
     return orders
 
 
-def _logits(orders: Mapping[str, NDArray[np.int64]], images: ImageSet, n: int) -> Logits:
-    """Logits of the models that are done; for the others the work begins, once the reader agrees to what it costs."""
-    asks = {
+def _asks(orders: Mapping[str, NDArray[np.int64]], images: ImageSet, n: int) -> dict[str, jobs.Ask]:
+    """What each model is asked."""
+    return {
         title: jobs.Ask(
             comparison.predict_set, by_title[title], (images.batches(n),), n, f"{title}, {n:,} images", {"total": n}
         )
         for title in orders
     }
-    found = jobs.answers(asks, f"{n:,} images through each network")
+
+
+def _logits(orders: Mapping[str, NDArray[np.int64]], images: ImageSet, n: int) -> Logits:
+    """Logits of the models that are done; for the others the work begins, once the reader agrees to what it costs."""
+    found = jobs.answers(_asks(orders, images, n), f"{n:,} images through each network")
     return {title: logits[:, orders[title]] for title, logits in found.items()}
 
 
@@ -304,14 +308,16 @@ def _gallery(table: pd.DataFrame, logits: Logits, orders: Mapping[str, NDArray[n
         "their softmaxes, 0 bit where all say the same and are equally sure, at most "
         f"{math.log2(len(titles)):.2f}. "
     )
-    complete = len(logits) == len(orders)
-    why = f"{'Click' if complete else 'Once every model is done, click'} an answer to see why that model gives it."
+    # The progress of a job asks again and again for its part of this page. Asked for just as the server turns to
+    # another page, Streamlit 1.67 wipes that one.
+    waits = jobs.under_way(_asks(orders, images, len(logits[titles[0]])))
+    why = f"{'Once every model is done, click' if waits else 'Click'} an answer to see why that model gives it."
     st.caption((divided if len(titles) > 1 else f"{len(table):,} images. ") + why)
     st.markdown(" &emsp; ".join(f"**{k}** {title}" for k, title in enumerate(titles, start=1)))
     odds = {title: softmax(logits[title], axis=1) for title in titles}
     with st.container(horizontal=True):
         for row in table.iloc[_PAGE * (page - 1) : _PAGE * page].to_dict("records"):
-            _card(int(row["index"]), {str(name): value for name, value in row.items()}, odds, orders, images)
+            _card(int(row["index"]), {str(name): value for name, value in row.items()}, odds, orders, images, waits)
 
 
 def _marks(pattern: str) -> str:
@@ -324,6 +330,7 @@ def _card(
     odds: Logits,
     orders: Mapping[str, NDArray[np.int64]],
     images: ImageSet,
+    waits: bool,
 ) -> None:
     names = models[0].classes
     picture = images.picture(index)
@@ -341,7 +348,7 @@ def _card(
             right = "label" not in row or best == int(row["label"])
             text = f"{k} · {names[best]} {values[index, best]:.0%}"
             icon = ":material/help:" if "label" not in row else ":material/check:" if right else ":material/close:"
-            clicked = st.button(
+            st.button(
                 text,
                 key=f"why-{index}-{k}",
                 icon=icon,
@@ -349,12 +356,8 @@ def _card(
                 on_click=_look_at,
                 args=(picture, index, title, int(orders[title][best])),
                 help=f"{title}: see which pixels speak for {names[best]}.",
-                # The progress of a job asks again and again for its part of this page. Asked for just as the server
-                # turns to another page, Streamlit 1.67 wipes that one.
-                disabled=len(odds) < len(orders),
+                disabled=waits,
             )
-            if clicked:
-                st.switch_page("views/attributions.py")
 
 
 def _look_at(picture: cache.Picture, index: int, title: str, target: int) -> None:
@@ -365,6 +368,7 @@ def _look_at(picture: cache.Picture, index: int, title: str, target: int) -> Non
     session["model"] = chosen.id
     session["beside"] = [model.id for model in models if model is not chosen]
     session["target"], session["target_of"] = target, picture.key
+    session["explain"] = True
     state.forget_linked("target")  # what an address said of a class was said of another image
     state.remember()
 
@@ -374,6 +378,8 @@ def _look_at(picture: cache.Picture, index: int, title: str, target: int) -> Non
 
 @st.fragment
 def page() -> None:
+    if st.session_state.pop("explain", False):  # an answer was clicked on
+        st.switch_page("views/attributions.py")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         images = selection.images()
         if images is None:

@@ -116,6 +116,10 @@ def test_answers_wait_for_the_last_model(monkeypatch: pytest.MonkeyPatch) -> Non
     try:
         assert any(button.label == "Cancel" for button in at.button) and "Once every model is done" in said(at)
         assert len(answers(at)) == 24 and all(button.disabled for button in answers(at))
+        next(button for button in at.button if button.label == "Cancel").click().run()
+        assert "Cancelled" in said(at) and not any(button.disabled for button in answers(at))
+        next(button for button in at.button if button.label == "Compute it").click().run()
+        assert all(button.disabled for button in answers(at))
     finally:
         held.set()
     finished(at)

@@ -142,7 +142,7 @@ def test_a_drag_over_a_histogram_marks_its_weights(visit: Visit, subplot: str) -
 def test_an_answer_of_the_gallery_is_explained_after_one_click(visit: Visit) -> None:
     page = opened(visit, "Compare variants")
     page.get_by_text("the first 2,000").click()
-    visit.computed(page.get_by_text("on which the models are most divided").first)
+    visit.computed(page.get_by_text("2,000 images, those first on which the models are most divided"))
     answer = page.locator("[class*=st-key-why-]").get_by_role("button", name=re.compile("^.*2 · ")).first
     # The last of the models is still asked: a page that the server turns to meanwhile is wiped now and then.
     expect(answer).to_be_enabled()
