@@ -85,7 +85,7 @@ def test_cancelling_stops_within_a_second_and_keeps_nothing() -> None:
     start = time.monotonic()
     assert job.ended.wait(1)  # the worker itself, not only the page
     wait(at, "Cancelled; nothing was kept.")
-    assert time.monotonic() - start < 3  # of the page itself; other programs on the machine slow it down
+    assert time.monotonic() - start < 1
     assert not any(m.value.startswith("found") for m in at.markdown)
     at.button[0].click().run()  # it can be asked for again
     wait(at, "found 50")
